@@ -1,0 +1,116 @@
+"""What the runner and a method family owe each other. Standard library only, Python 3.9."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model to load: a folder, its precision and where to put it."""
+
+    name: str
+    path: str
+    dtype: str
+    window: int
+    rope: Mapping[str, Any] | None
+    weights: str
+    device: str
+    """``cpu`` or ``cuda:0``: the runner's process sees only its own GPUs."""
+    attention: str
+    seed: int
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One tokenised request, as every method of a model gets it."""
+
+    id: str
+    ids: Sequence[int]
+    spans: Sequence[Mapping[str, Any]]
+    """``{role, start, end}`` in token positions."""
+    stop_ids: Sequence[int]
+    stop_strings: Sequence[str]
+    min_new_tokens: int
+    max_new_tokens: int
+    group: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Holding:
+    """What the cache of one request holds at a moment that the method chose, while it is alive."""
+
+    at: str
+    """``prefill`` or ``end``."""
+    logical: int
+    held: float
+    analytic: int | None
+    full: int | None
+    roots: Sequence[Any]
+    """Objects from which every tensor of this cache can be reached; the runner walks them."""
+    parts: Mapping[str, Sequence[Any]]
+    """Tensors by part: dense, codes, scales, index, state. What the walk finds beyond them counts as state."""
+    host: int | None = None
+    """Bytes deliberately kept in host memory (offload); null when none."""
+
+
+@dataclass
+class Answer:
+    """One generation. ``finish`` is stop or length; failures are exceptions."""
+
+    id: str
+    text: str
+    finish: str
+    generated: int
+    fed_ids: Sequence[int]
+    """The ids that really entered the model; equal to the prompt's unless the method rewrites prompts."""
+    compressed: int | None = None
+    prefill: str = "own"
+    prefill_s: float | None = None
+    decode_s: float | None = None
+
+
+@dataclass
+class Hooks:
+    """What the runner lends a method during ``generate``."""
+
+    clock: Callable[[], float]
+    """Seconds, after the device has finished its work."""
+    holding: Callable[[str, Holding], None]
+    """Called once a request while its cache is alive: the runner measures it."""
+    before_cache: Callable[[], None]
+    """Called when no cache of the batch exists yet, so that an allocator's delta can be taken."""
+    phase: Callable[[str, int], None]
+    """``('prefill' | 'decode', tokens so far)``: so that running out of memory can be told with its phase and length."""
+    stopping: Callable[[], bool]
+    """True once SIGTERM came. A method finishes the sample in hand; it need not look."""
+    extra: dict = field(default_factory=dict)
+
+
+class TooLong(Exception):
+    """The prompt does not fit the model's window and the method cannot extend it."""
+
+
+class Bound(Protocol):
+    """A variant: a method with its parameters bound."""
+
+    def generate(self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None = None) -> Iterable[Answer]:
+        """Answer a batch, greedily, in its order. ``exact_new_tokens`` decodes that many and ignores every stop (timing)."""
+
+
+class Family(Protocol):
+    """A family's entry object: ``entry`` of the job names a callable without arguments that returns one."""
+
+    def load(self, model: Model) -> None:
+        """Load tokenizer and weights once. ``weights == 'random'`` draws them by ``model.seed``, ready for use."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return ``{attention: kernel in use, weights: bytes, config: {...}}`` after load."""
+
+    def bind(self, method: str, policy: str | None, params: Mapping[str, Any]) -> Bound:
+        """Return a variant. ``policy`` is 'module:attribute' from method.yaml."""
+
+    def close(self) -> None:
+        """Free everything."""

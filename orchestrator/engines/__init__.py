@@ -1,0 +1,1 @@
+"""How a process is isolated. One small module an engine; the registry is a literal dict."""
