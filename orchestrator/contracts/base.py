@@ -16,8 +16,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """``eval/task``, such as ``passkey/default``."""
 
-RelativePath = Annotated[str, StringConstraints(pattern=r"^(?!/)(?!.*(^|/)\.\.(/|$))[^\x00\\]{1,400}$")]
-"""A path below the root that a job sees; never absolute, never with ``..``."""
+RelativePath = Annotated[str, StringConstraints(max_length=400, pattern=r"^[^/\x00\\.][^/\x00\\]*(/[^/\x00\\.][^/\x00\\]*)*$")]
+"""A path below the root that a job sees: never absolute, no component that starts with a dot."""
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
