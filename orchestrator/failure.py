@@ -1,0 +1,81 @@
+"""The failure table: from how a process ended and what its runner wrote last to a verdict.
+
+Only what the infrastructure did is retried; what a method or a model did is a result, and none changes a denominator.
+"""
+
+import errno
+import os
+from dataclasses import dataclass
+
+from .contracts.outcome import Exit, Outcome
+from .engines.base import Ended
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What follows from an outcome."""
+
+    retry: bool
+    charged: bool
+    next_step: str
+
+
+RULES: dict[Outcome, Rule] = {
+    "done": Rule(False, False, ""),
+    "stopped": Rule(False, False, "Run the same command to resume."),
+    "host_oom": Rule(False, True, "Give the job more memory (resources.memory), a smaller batch, or a machine with more."),
+    "cuda_oom_loading": Rule(False, True, "The model does not fit the GPU: use a smaller dtype, more GPUs, or a larger one."),
+    "timeout": Rule(True, True, "Raise resources.load_s, sample_s or cell_s, or look at the log for where it hung."),
+    "gpu_lost": Rule(True, True, "Check the GPU (nvidia-smi, dmesg); the job is tried once more."),
+    "disk_full": Rule(False, False, "Free some space, then run the same command to resume."),
+    "image_missing": Rule(False, False, "Build it: `longctx run` does so unless told otherwise."),
+    "method_raised": Rule(False, True, "Read the log; the method or its parameters do not fit this model."),
+    "load_failed": Rule(False, True, "Read the log: the model's files, dtype or environment do not fit together."),
+    "killed": Rule(True, True, "Something outside killed it; it is tried once more."),
+    "bad_output": Rule(False, True, "The container wrote what it may not; nothing of it was used."),
+    "environment_failed": Rule(False, False, "Mend the environment as the message says."),
+    "not_started": Rule(True, True, "Read the log for why the process did not start."),
+}
+"""What to do after each outcome."""
+
+_REASONS: dict[str, Outcome] = {
+    "cuda_oom": "cuda_oom_loading",
+    "gpu_lost": "gpu_lost",
+    "disk_full": "disk_full",
+    "method_raised": "method_raised",
+    "load_failed": "load_failed",
+    "bad_job": "load_failed",
+    "sigterm": "stopped",
+}
+
+
+def judge(ended: Ended | None, last_word: Exit | None, *, timed_out: str | None, stopping: bool) -> tuple[Outcome, str]:
+    """Return the outcome of an attempt and one line of detail.
+
+    ``ended`` is None when the process never started; ``timed_out`` names the clock that ran out; ``stopping`` means a person asked.
+    """
+    if ended is None:
+        return "not_started", ""
+    if timed_out:
+        return "timeout", f"the {timed_out} limit ran out"
+    if ended.oom_killed:
+        return "host_oom", "the memory limit of the job was reached"
+    if last_word is not None and last_word.status == "done" and ended.code == 0:
+        return "done", ""
+    if last_word is not None and last_word.status != "done":
+        return _REASONS.get(last_word.reason, "method_raised"), last_word.message
+    if stopping:
+        return "stopped", ""
+    if ended.code < 0:
+        return "killed", f"by signal {-ended.code}"
+    return "killed", f"exit code {ended.code} without a last word"
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error means that no more can be written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def describe(error: OSError) -> str:
+    """Return an operating system error with its path, in words."""
+    return f"{error.filename}: {os.strerror(error.errno)}" if error.errno and error.filename else str(error)
