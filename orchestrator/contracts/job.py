@@ -33,8 +33,11 @@ class JobDevice(Contract):
     attention: Attention = "auto"
 
 
-class Batch(Contract):
-    """Requests decoded together. Always computed whole; only the lines named in ``keep`` are written (the others exist already)."""
+class Batch(Document):
+    """Requests decoded together, one line of a cell's batches file.
+
+    Always computed whole; only the lines named in ``keep`` are written (the others exist already).
+    """
 
     id: Count
     members: tuple[RequestId, ...] = Field(min_length=1)
@@ -68,7 +71,7 @@ class JobCell(Contract):
     prompting: Prompting
     requests: RelativePath
     ids: RelativePath
-    batches: tuple[Batch, ...]
+    batches: RelativePath = Field(description="JSON lines of Batch, in the order to compute them")
     responses: RelativePath
     timing: TimingPass | None = None
     config_sha256: Sha256

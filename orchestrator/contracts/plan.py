@@ -44,6 +44,7 @@ class PlannedCell(Contract):
     task: Name = Field(description="key of a planned task")
     environment: Name
     family: Name
+    policy: str | None = None
     prompting: Prompting
     config_sha256: Sha256
     code_sha256: Sha256
@@ -108,6 +109,7 @@ class Plan(Document):
     absent: tuple[Absent, ...] = ()
     tokenise: tuple[TokeniseTask, ...] = ()
     jobs: tuple[PlannedJob, ...] = ()
+    method_folders: tuple[str, ...] = Field(default=(), description="methods that the manifest named by their folder")
 
 
 class LockedFile(Contract):

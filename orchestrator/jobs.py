@@ -1,0 +1,188 @@
+"""From a plan to one attempt of a job: ``job.json``, the files it may read, and the ContainerSpec."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import batches
+from .batches import Sized
+from .code import stage
+from .contracts.job import Job, JobCell, JobDevice, Limits, TimingPass, TokeniseItem
+from .contracts.plan import Lock, LockedModel, Plan, PlannedCell, PlannedJob, PlannedTask, TokeniseTask
+from .engines.base import ContainerSpec, Mount
+from .environments import load_environment
+from .store import RunFolder, digest, lines, plain, write_document, write_lines
+
+RUNNER_ARGUMENTS = ("-m", "runner", "--root", "{root}")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of a job on disk."""
+
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        """Counts from 1."""
+        return int(self.folder.name)
+
+    @property
+    def out(self) -> Path:
+        """The container's only writable folder."""
+        return self.folder / "out"
+
+    @property
+    def inputs(self) -> Path:
+        """Files made for this attempt, read-only inside."""
+        return self.folder / "in"
+
+    @property
+    def log(self) -> Path:
+        """What the process printed."""
+        return self.folder / "log.txt"
+
+
+def ids_name(model: str, task_key: str, prompting: Mapping[str, Any]) -> str:
+    """Return the ids file of a model's prompts, below ``requests/``; a prompting other than the default shows in its name."""
+    from .contracts.request import Prompting
+
+    suffix = "" if prompting == plain(Prompting()) else f".{digest(prompting)[:8]}"
+    return f"{model}/{task_key}{suffix}.ids"
+
+
+def sized(path: Path) -> Iterator[Sized]:
+    """Yield id, request hash and length of every line of an ids file; one line in memory."""
+    import json
+
+    for line in lines(path):
+        row = json.loads(line)
+        yield Sized(row["id"], row["request_sha256"], len(row["ids"]))
+
+
+def answered(path: Path, wanted: Mapping[str, str]) -> set[str]:
+    """Return the ids whose responses exist already for the very request that is wanted."""
+    import json
+
+    if not path.exists():
+        return set()
+    found = set()
+    for line in lines(path):
+        row = json.loads(line)
+        if wanted.get(row["id"]) == row["request_sha256"]:
+            found.add(row["id"])
+    return found
+
+
+def timed(path: Path) -> set[str]:
+    """Return the ids that the timing pass has measured."""
+    import json
+
+    return {json.loads(line)["id"] for line in lines(path)} if path.exists() else set()
+
+
+def new_attempt(run: RunFolder, job: str) -> Attempt:
+    """Make the next attempt's folder."""
+    earlier = run.attempts(job)
+    folder = run.job(job) / str(int(earlier[-1].name) + 1 if earlier else 1)
+    (folder / "out").mkdir(parents=True)
+    (folder / "in").mkdir()
+    return Attempt(folder)
+
+
+def _model_mounts(model: LockedModel) -> tuple[Mount, ...]:
+    folder = Path(model.folder)
+    return tuple(Mount(source=(folder / file.path).resolve(), target=f"model/{file.path}") for file in model.files)
+
+
+def generate(run: RunFolder, plan: Plan, lock: Lock, planned: PlannedJob, attempt: Attempt, needed: Mapping[str, Path], cache: Path) -> ContainerSpec | None:
+    """Write ``job.json`` and the inputs of one attempt; return what to start, or None when nothing is missing any more."""
+    model = next(model for model in lock.models if model.name == planned.model)
+    by_name = {cell.cell: cell for cell in plan.cells}
+    tasks = {task.key: task for task in plan.tasks}
+    mounts: dict[str, Mount] = {}
+    cells = []
+    for name in planned.cells:
+        cell = by_name[name]
+        made = _cell(run, plan, planned, cell, tasks[cell.task], attempt, mounts)
+        if made is not None:
+            cells.append(made)
+    if not cells:
+        return None
+    job = Job(
+        kind="generate", run=plan.run, job=planned.job, attempt=attempt.number, family=planned.family, entry=planned.entry,
+        environment=planned.environment, model=model.job, device=planned.device, cells=tuple(cells), limits=planned.limits, seed=plan.seed,
+    )  # fmt: skip
+    return _spec(job, model, attempt, tuple(mounts.values()), stage(cache, needed))
+
+
+def _cell(
+    run: RunFolder, plan: Plan, planned: PlannedJob, cell: PlannedCell, task: PlannedTask, attempt: Attempt, mounts: dict[str, Mount]
+) -> JobCell | None:
+    ids = ids_name(cell.model, cell.task, plain(cell.prompting))
+    order: Sequence[Sized] = list(sized(run.ids(ids)))
+    wanted = {request.id: request.request_sha256 for request in order}
+    have = answered(run.cell(cell.cell) / "responses.jsonl", wanted)
+    batch_file = attempt.inputs / f"{cell.cell}.batches.jsonl"
+    count = write_lines(batch_file, batches.missing(order, cell.batch, have, planned.shard, planned.shards))
+    buckets = ()
+    if plan.timing.per_bucket and planned.shard == 0:
+        buckets = batches.timing(order, plan.timing.per_bucket, timed(run.cell(cell.cell) / "timing.jsonl"))
+    if not count and not buckets:
+        return None
+    requests_target, ids_target = f"requests/{cell.task}.jsonl", f"requests/{ids}"
+    mounts[requests_target] = Mount(source=run.requests(cell.task), target=requests_target)
+    mounts[ids_target] = Mount(source=run.ids(ids), target=ids_target)
+    batch_target = f"requests/batches/{batch_file.name}"
+    mounts[batch_target] = Mount(source=batch_file, target=batch_target)
+    return JobCell(
+        cell=cell.cell, method=cell.method, policy=cell.policy, params=cell.params, task=task.task, prompting=cell.prompting,
+        requests=requests_target, ids=ids_target, batches=batch_target, responses=f"out/{cell.cell}.responses.jsonl",
+        timing=TimingPass(buckets=buckets, new_tokens=plan.timing.new_tokens, out=f"out/{cell.cell}.timing.jsonl") if buckets else None,
+        config_sha256=cell.config_sha256, code_sha256=cell.code_sha256,
+    )  # fmt: skip
+
+
+def tokenise(run: RunFolder, plan: Plan, lock: Lock, planned: TokeniseTask, attempt: Attempt, cache: Path) -> ContainerSpec:
+    """Write ``job.json`` of a tokenising job; return what to start."""
+    model = next(model for model in lock.models if model.name == planned.model)
+    tasks = {task.key: task for task in plan.tasks}
+    items, mounts = [], {}
+    for key, prompting, name in planned.items:
+        target = f"requests/{key}.jsonl"
+        mounts[target] = Mount(source=run.requests(key), target=target)
+        items.append(TokeniseItem(task=tasks[key].task, prompting=prompting, requests=target, ids=f"out/{name}"))
+    job = Job(
+        kind="tokenise", run=plan.run, job=planned.job, attempt=attempt.number, environment=planned.environment, model=model.job,
+        device=JobDevice(kind="cpu"), tokenise=tuple(items), limits=Limits(load_s=1800), seed=plan.seed,
+    )  # fmt: skip
+    return _spec(job, model, attempt, tuple(mounts.values()), stage(cache, {}), weights=False)
+
+
+def _spec(job: Job, model: LockedModel, attempt: Attempt, mounts: tuple[Mount, ...], code: Path, *, weights: bool = True) -> ContainerSpec:
+    """Write job.json; return the container that sees exactly the files the job names."""
+    write_document(attempt.folder / "job.json", job)
+    files = [mount for mount in _model_mounts(model) if weights or not mount.target.endswith((".safetensors", ".safetensors.index.json"))]
+    return ContainerSpec(
+        run=job.run,
+        job=job.job,
+        attempt=job.attempt,
+        environment=load_environment(job.environment),
+        device=job.device.kind,
+        family=job.family,
+        argv=RUNNER_ARGUMENTS,
+        mounts=(
+            Mount(source=attempt.folder / "job.json", target="job.json"),
+            Mount(source=code, target="code"),
+            *files,
+            *mounts,
+            Mount(source=attempt.out, target="out", writable=True),
+        ),
+        scratch=attempt.folder / "scratch",
+        log=attempt.log,
+        env={"LONGCTX_LIFELINE": "stdin"},
+        gpus=job.device.gpus,
+        threads=job.device.threads,
+        memory_bytes=job.limits.memory_bytes,
+    )

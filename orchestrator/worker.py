@@ -1,0 +1,184 @@
+"""One task of a plan, on the machine where it was placed: prepare the environment, start the process, watch its clocks, judge how it went.
+
+Every backend starts this as ``longctx worker --plan P --task N``. It writes only below the attempt's folder.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from . import engines, jobs
+from .catalog import Catalog
+from .code import folders, union
+from .contracts.job import Job, Limits
+from .contracts.outcome import Exit, Isolation, Loaded, Outcome, Verdict
+from .contracts.plan import Lock, Plan, PlannedJob, TokeniseTask
+from .engines.base import ContainerSpec, Ended, Engine, Process
+from .environments import load_environment
+from .errors import EngineUnavailable, EnvironmentFailed, LongctxError, StorageError
+from .events import Tail
+from .failure import RULES, judge
+from .settings import Settings
+from .store import RunFolder, read_document, write_document
+
+POLL_SECONDS = 0.02
+GRACE_SECONDS = 30.0
+"""How long a process may take for the sample in hand after it was asked to stop by a clock."""
+
+
+class Stop:
+    """Whether a person asked to stop (SIGTERM), or whoever started this process is gone (the end of stdin)."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.cut = False
+
+    def listen(self) -> None:
+        """Start listening."""
+        signal.signal(signal.SIGTERM, self._ask)
+        signal.signal(signal.SIGINT, self._ask)
+        threading.Thread(target=self._lifeline, daemon=True).start()
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+    def _lifeline(self) -> None:
+        with contextlib.suppress(OSError):
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+        self.cut = True
+
+
+class Clocks:
+    """The job's own limits: loading, one sample, one cell. Fed by the runner's events, never by a socket's timeout."""
+
+    def __init__(self, limits: Limits, tail: Tail, now: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._tail, self._now = limits, tail, now
+        self._loaded: float | None = None
+        self._sample = self._cell = self._started = now()
+        self._cell_name = ""
+
+    def expired(self) -> str | None:
+        """Read what is new; return the name of a limit that ran out, or None."""
+        now = self._now()
+        for event in self._tail.new():
+            if isinstance(event, Loaded):
+                self._loaded = self._sample = self._cell = now
+            elif event.event == "progress":
+                self._sample = now
+                if event.cell != self._cell_name:
+                    self._cell_name, self._cell = event.cell, now
+        limits = self._limits
+        if self._loaded is None:
+            return "load_s" if limits.load_s is not None and now - self._started > limits.load_s else None
+        if limits.sample_s is not None and now - self._sample > limits.sample_s:
+            return "sample_s"
+        return "cell_s" if limits.cell_s is not None and now - self._cell > limits.cell_s else None
+
+
+def _watch(process: Process, clocks: Clocks, stop: Stop) -> tuple[Ended, str | None]:
+    """Wait for the end, passing on what is asked; return how it ended and the clock that ran out, if one did."""
+    told = False
+    while (ended := process.poll()) is None:
+        if stop.cut:
+            process.kill()
+        elif stop.asked and not told:
+            process.terminate()
+            told = True
+        elif expired := clocks.expired():
+            process.kill()
+            while (ended := process.poll()) is None:
+                time.sleep(POLL_SECONDS)
+            return ended, expired
+        time.sleep(POLL_SECONDS)
+    return ended, None
+
+
+def _last_word(out: Path) -> Exit | None:
+    path = out / "exit.json"
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > 2**20:
+        return None
+    try:
+        return Exit.model_validate_json(path.read_bytes())
+    except ValueError:
+        return None
+
+
+def _required(plan: Plan, planned: PlannedJob, catalog: Catalog) -> Mapping[str, Path]:
+    """Return the method folders that a job needs."""
+    by_name = {cell.cell: cell for cell in plan.cells}
+    parts = []
+    for method in {by_name[name].method for name in planned.cells}:
+        entry = catalog.get(method)
+        environment = next(one for one in entry.spec.environments if one.name == planned.environment)
+        parts.append(folders(environment, entry.folder))
+    return union(parts)
+
+
+def _task(plan: Plan, number: int) -> PlannedJob | TokeniseTask:
+    for task in (*plan.tokenise, *plan.jobs):
+        if task.task == number:
+            return task
+    raise LongctxError(f"The plan has no task {number}.", f"It has {len(plan.tokenise) + len(plan.jobs)}.")
+
+
+def run_task(plan_path: Path, number: int, settings: Settings) -> int:
+    """Do one task; return 0 when it is done (or stopped on request), 1 otherwise. What happened is in ``verdict.json``."""
+    stop = Stop()
+    stop.listen()
+    run = RunFolder(plan_path.parent)
+    plan, lock = read_document(plan_path, Plan), read_document(run.lock, Lock)
+    task = _task(plan, number)
+    attempt = jobs.new_attempt(run, task.job)
+    started = time.time()
+    outcome: Outcome = "not_started"
+    detail, code = "", None
+    isolation: tuple[Isolation, Mapping[str, bool]] = ("none", {})
+    try:
+        engine = engines.make(plan.engine, settings)
+        spec = _render(run, plan, lock, task, attempt, settings)
+        if spec is None:
+            outcome, code = "done", 0
+        else:
+            engine.prepare(load_environment(task.environment), spec.device, lambda _: None)
+            outcome, detail, code, isolation = _execute(engine, spec, attempt, stop)
+    except (EnvironmentFailed, EngineUnavailable) as error:
+        outcome, detail = "environment_failed", str(error)
+    except StorageError as error:
+        outcome, detail = "disk_full", str(error)
+    except LongctxError as error:
+        outcome, detail = "not_started", str(error)
+    except Exception:
+        outcome, detail = "not_started", traceback.format_exc()
+    rule = RULES[outcome]
+    verdict = Verdict(
+        job=task.job, attempt=attempt.number, outcome=outcome, retry=rule.retry, charged=rule.charged, exit_code=code,
+        detail=detail[:8000], next_step=rule.next_step, started_at=started, seconds=time.time() - started, engine=plan.engine,
+        isolation=isolation[0], isolation_detail=dict(isolation[1]),
+    )  # fmt: skip
+    write_document(attempt.folder / "verdict.json", verdict)
+    return 0 if outcome in ("done", "stopped") else 1
+
+
+def _render(run: RunFolder, plan: Plan, lock: Lock, task: PlannedJob | TokeniseTask, attempt: jobs.Attempt, settings: Settings) -> ContainerSpec | None:
+    if isinstance(task, TokeniseTask):
+        return jobs.tokenise(run, plan, lock, task, attempt, settings.cache)
+    needed = _required(plan, task, Catalog.load(extra=plan.method_folders))
+    return jobs.generate(run, plan, lock, task, attempt, needed, settings.cache)
+
+
+def _execute(
+    engine: Engine, spec: ContainerSpec, attempt: jobs.Attempt, stop: Stop
+) -> tuple[Outcome, str, int, tuple[Isolation, Mapping[str, bool]]]:
+    limits = read_document(attempt.folder / "job.json", Job).limits
+    with engine.start(spec) as process:
+        ended, expired = _watch(process, Clocks(limits, Tail(attempt.out / "events.jsonl")), stop)
+        isolation = (process.isolation, dict(process.isolation_detail))
+    outcome, detail = judge(ended, _last_word(attempt.out), timed_out=expired, stopping=stop.asked or stop.cut)
+    return outcome, detail, ended.code, isolation
