@@ -115,10 +115,11 @@ def _timings(path: Path) -> dict[str, bytes]:
     return found
 
 
-def collect(run: RunFolder, cells: Mapping[str, PlannedCell]) -> list[str]:
+def collect(run: RunFolder, cells: Mapping[str, PlannedCell], *, dead: bool = False) -> list[str]:
     """Merge every attempt not merged yet into its cells; return the cells that changed.
 
-    An attempt counts for a cell only if it ran the cell's configuration with code that the plan takes.
+    An attempt counts for a cell only if it ran the cell's configuration with code that the plan takes. ``dead`` says that nothing runs
+    any more, so that attempts without a verdict (killed ones) are complete too.
     """
     gathered: dict[str, _Gathered] = {}
     taken: list[Path] = []
@@ -127,34 +128,31 @@ def collect(run: RunFolder, cells: Mapping[str, PlannedCell]) -> list[str]:
         for attempt in run.attempts(folder.name):
             if (attempt / MERGED).exists() or not (attempt / "job.json").exists():
                 continue
-            taken.append(attempt)
-            _gather(run, attempt, cells, gathered)
+            if _gather(run, attempt, cells, gathered) and (dead or (attempt / "verdict.json").exists()):
+                taken.append(attempt)
     for name, found in gathered.items():
         _merge(run, cells[name], found)
     for attempt in taken:
-        if (attempt / "verdict.json").exists() or not _held(run):
-            write(attempt / MERGED, "")
+        write(attempt / MERGED, "")
     return list(gathered)
 
 
-def _held(run: RunFolder) -> bool:
-    """Whether an attempt without a verdict may still be written to. A run's lock is ours and workers die with us, so it may not."""
-    return not run.guard.exists()
-
-
-def _gather(run: RunFolder, attempt: Path, cells: Mapping[str, PlannedCell], gathered: dict[str, _Gathered]) -> None:
+def _gather(run: RunFolder, attempt: Path, cells: Mapping[str, PlannedCell], gathered: dict[str, _Gathered]) -> bool:
+    """Index what one attempt wrote; return whether all of it found its cell, so that the attempt need not be read again."""
     try:
         job = Job.model_validate_json((attempt / "job.json").read_bytes())
     except ValidationError:
-        return
+        return True
     out = attempt / "out"
     if job.kind != "generate" or refuse_hostile(out):
-        return
+        return True
+    complete = True
     verdict = read_document(attempt / "verdict.json", Verdict) if (attempt / "verdict.json").exists() else None
     environment = _environment(out)
     for part in job.cells:
         planned = cells.get(part.cell)
         if planned is None or part.config_sha256 != planned.config_sha256 or part.code_sha256 not in (planned.code_sha256, planned.accepted_code):
+            complete = False
             continue
         places = _index(out / f"{part.cell}.responses.jsonl")
         timings = _timings(out / f"{part.cell}.timing.jsonl")
@@ -173,6 +171,7 @@ def _gather(run: RunFolder, attempt: Path, cells: Mapping[str, PlannedCell], gat
                 environment=environment,
             )  # fmt: skip
         )
+    return complete
 
 
 def _weights(place: _Place) -> int | None:

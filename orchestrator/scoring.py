@@ -1,0 +1,230 @@
+"""Scores of a cell: responses against references on the host, without a model, as often as wanted.
+
+Files are read side by side in the order of the task's requests, so memory does not grow with them. What failed scores null and keeps
+its place in the denominator.
+"""
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longctx.evals import registry
+from longctx.evals.base import Eval
+from longctx.evals.base import Reference as EvalReference
+
+from . import stats
+from .cells import responses_digest
+from .contracts.cell import CellState, Source
+from .contracts.outcome import Isolation
+from .contracts.plan import LockedModel, PlannedCell, PlannedTask
+from .contracts.request import Reference
+from .contracts.response import SCORED, Response, Timing
+from .contracts.result import BucketTime, CellBytes, Counts, Interval, Result, Score, Speed
+from .errors import ScoreRefused
+from .store import RunFolder, file_digest, lines, read_document, read_lines, write_document, writing
+
+_WORST: Sequence[Isolation] = ("none", "partial", "full")
+
+
+@dataclass
+class _Totals:
+    """What is kept while the responses go by: a number a request at most."""
+
+    values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    clusters: list[str] = field(default_factory=list)
+    axes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    finish: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    kv: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    kv_n: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    at: str = "prefill"
+    requests: int = 0
+
+
+def _aligned(references: Iterator[Reference], responses: Path) -> Iterator[tuple[Reference, Response | None]]:
+    """Pair references with responses of the same order; what is not answered comes with None.
+
+    A cell may hold answers to requests that the task no longer has: those stand last and are not paired.
+    """
+    stream = read_lines(responses, Response) if responses.exists() else iter(())
+    ahead = next(stream, None)
+    for reference in references:
+        if ahead is not None and ahead.id == reference.id:
+            yield reference, ahead
+            ahead = next(stream, None)
+        else:
+            yield reference, None
+
+
+def score_cell(run: RunFolder, cell: PlannedCell, task: PlannedTask, model: LockedModel, seed: int) -> Result:
+    """Score one cell: writes ``scores.jsonl``, then ``result.json``; returns the result. Raises ScoreRefused on mixed prompts."""
+    one = registry.get(task.task.partition("/")[0])
+    folder = run.cell(cell.cell)
+    totals = _Totals()
+    name = task.task.partition("/")[2]
+    with writing(folder / "scores.jsonl") as file:
+        for reference, response in _aligned(read_lines(run.references(cell.task), Reference), folder / "responses.jsonl"):
+            score = _one(one, name, reference, response, totals)
+            file.write(score.model_dump_json().encode() + b"\n")
+    state = read_document(folder / "cell.json", CellState)
+    result = _result(run, cell, task, model, seed, one, totals, state)
+    write_document(folder / "result.json", result)
+    return result
+
+
+def _one(one: Eval, task: str, reference: Reference, response: Response | None, totals: _Totals) -> Score:
+    totals.requests += 1
+    metrics: dict[str, float] | None = None
+    if response is not None:
+        totals.finish[response.finish] += 1
+        if response.finish in SCORED:
+            metrics = one.score(task, _plain(reference), response.text)
+            for key, value in metrics.items():
+                totals.values[key].append(value)
+            totals.clusters.append(reference.cluster)
+            for axis in one.axes:
+                if axis in reference.axes:
+                    totals.axes[axis].append(str(reference.axes[axis]))
+            _add_bytes(response, totals)
+    return Score(id=reference.id, metrics=metrics, cluster=reference.cluster, axes=reference.axes)
+
+
+def _plain(reference: Reference) -> EvalReference:
+    return EvalReference(
+        id=reference.id, answers=reference.answers, cluster=reference.cluster, classes=reference.classes, length=reference.length,
+        axes=reference.axes,
+    )  # fmt: skip
+
+
+def _add_bytes(response: Response, totals: _Totals) -> None:
+    kv = response.kv
+    if kv is None:
+        return
+    totals.at = kv.at
+    measured = {"device": kv.device.total if kv.device else None, "host": kv.host, "analytic": kv.analytic, "full": kv.full}
+    for key, value in measured.items():
+        if value is not None:
+            totals.kv[key] += value
+            totals.kv_n[key] += 1
+
+
+def _result(
+    run: RunFolder, cell: PlannedCell, task: PlannedTask, model: LockedModel, seed: int, one: Eval, totals: _Totals, state: CellState
+) -> Result:
+    scored = len(totals.clusters)
+    scores = {
+        key: _interval(values, totals.clusters, seed).model_copy(
+            update={"zeros": sum(values) / totals.requests if totals.requests else None}
+        )
+        for key, values in totals.values.items()
+    }
+    headline = totals.values.get(one.metric, [])
+    finish = totals.finish
+    return Result(
+        cell=cell.cell, label=cell.label, variant=cell.variant, method=cell.method, params=cell.params, model=cell.model,
+        model_source=model.source, task=task.task, task_key=task.key, environment=cell.environment, prompting=cell.prompting,
+        config_sha256=cell.config_sha256, code_sha256=cell.code_sha256, eval_sha256=task.eval_sha256,
+        references_sha256=file_digest(run.references(cell.task)), responses_sha256=responses_digest(run.cell(cell.cell)),
+        metric=one.metric,
+        counts=Counts(
+            requests=totals.requests, answered=sum(finish.values()), scored=scored, oom=finish["oom"], too_long=finish["too_long"],
+            error=finish["error"],
+        ),
+        partial=scored < totals.requests, scores=scores, by_axis=_by_axis(headline, totals, seed), kv=_bytes(totals),
+        speed=Speed(buckets=buckets(run.cell(cell.cell) / "timing.jsonl")),
+        weights=next((source.weights for source in reversed(state.sources) if source.weights is not None), None),
+        isolation=_isolation(state.sources), engine=next((source.engine for source in reversed(state.sources)), None),
+        environment_seen=next(
+            (source.environment.model_dump(mode="json") for source in reversed(state.sources) if source.environment), {}
+        ),
+        random_weights=model.special, seed=seed,
+    )  # fmt: skip
+
+
+def _interval(values: Sequence[float], clusters: Sequence[str], seed: int) -> Interval:
+    return stats.interval(values, clusters=clusters, seed=seed)
+
+
+def _by_axis(values: Sequence[float], totals: _Totals, seed: int) -> dict[str, dict[str, Interval]]:
+    found: dict[str, dict[str, Interval]] = {}
+    for axis, places in totals.axes.items():
+        if len(places) != len(values):
+            continue
+        rows: dict[str, list[int]] = defaultdict(list)
+        for index, place in enumerate(places):
+            rows[place].append(index)
+        found[axis] = {
+            place: _interval([values[index] for index in chosen], [totals.clusters[index] for index in chosen], seed)
+            for place, chosen in sorted(rows.items(), key=lambda item: _numeric(item[0]))
+        }
+    return found
+
+
+def _numeric(text: str) -> tuple[float, str]:
+    try:
+        return float(text), ""
+    except ValueError:
+        return float("inf"), text
+
+
+def _bytes(totals: _Totals) -> CellBytes | None:
+    if not totals.kv_n:
+        return None
+    mean = {key: totals.kv[key] / totals.kv_n[key] if totals.kv_n[key] else None for key in ("device", "host", "analytic", "full")}
+    full, device, analytic = mean["full"], mean["device"], mean["analytic"]
+    return CellBytes(
+        at="end" if totals.at == "end" else "prefill", device=device, host=mean["host"], analytic=analytic, full=full,
+        ratio=full / device if full and device else None, ratio_analytic=full / analytic if full and analytic else None,
+    )  # fmt: skip
+
+
+def buckets(path: Path) -> tuple[BucketTime, ...]:
+    """Return medians of the timing pass by length bucket."""
+    rows: dict[int, list[Timing]] = defaultdict(list)
+    if path.exists():
+        for timing in read_lines(path, Timing):
+            rows[timing.bucket].append(timing)
+    return tuple(_bucket(tokens, timings) for tokens, timings in sorted(rows.items()))
+
+
+def _bucket(tokens: int, timings: Sequence[Timing]) -> BucketTime:
+    prefill = [timing.time.prefill_s for timing in timings if timing.time.prefill_s is not None]
+    decode = [
+        (timing.generated - 1) / timing.time.decode_s for timing in timings if timing.time.decode_s and timing.generated > 1
+    ]  # the first token comes out of the prefill
+    peaks = [timing.memory.peak for timing in timings if timing.memory.peak is not None]
+    return BucketTime(
+        tokens=tokens, n=len(timings), given=statistics.fmean(timing.given for timing in timings),
+        prefill_s=statistics.median(prefill) if prefill else None, decode_tokens_per_s=statistics.median(decode) if decode else None,
+        peak=max(peaks) if peaks else None,
+    )  # fmt: skip
+
+
+def _isolation(sources: Sequence[Source]) -> Isolation | None:
+    return min((source.isolation for source in sources), key=_WORST.index, default=None)
+
+
+def refuse_mixed(run: RunFolder, cells: Sequence[PlannedCell], given: Callable[[Path], Mapping[str, str]] | None = None) -> None:
+    """Raise ScoreRefused when cells of one model, task and prompting were given different tokens for one request."""
+    groups: dict[Any, list[PlannedCell]] = defaultdict(list)
+    for cell in cells:
+        groups[(cell.model, cell.task, cell.prompting.model_dump_json())].append(cell)
+    for members in groups.values():
+        seen: dict[str, tuple[str, str]] = {}
+        for cell in members:
+            for name, sha256 in (given or given_hashes)(run.cell(cell.cell) / "responses.jsonl").items():
+                first = seen.setdefault(name, (sha256, cell.cell))
+                if first[0] != sha256:
+                    raise ScoreRefused(
+                        f"Request {name} of {cell.task} was given different token ids in two cells of {cell.model}:\n"
+                        f"  {first[1]}  {first[0][:16]}…\n  {cell.cell}  {sha256[:16]}…",
+                        "Their scores cannot be compared: run both again with `--fresh`.",
+                    )
+
+
+def given_hashes(path: Path) -> Mapping[str, str]:
+    """Return the hash of the given tokens by request id."""
+    return {row["id"]: row["given_sha256"] for row in map(json.loads, lines(path))} if path.exists() else {}
