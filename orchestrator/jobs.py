@@ -11,7 +11,7 @@ from .code import stage
 from .contracts.job import Job, JobCell, JobDevice, Limits, TimingPass, TokeniseItem
 from .contracts.plan import Lock, LockedModel, Plan, PlannedCell, PlannedJob, PlannedTask, TokeniseTask
 from .engines.base import ContainerSpec, Mount
-from .environments import load_environment
+from .environments import find_environment
 from .store import RunFolder, digest, lines, plain, write_document, write_lines
 
 RUNNER_ARGUMENTS = ("-m", "runner", "--root", "{root}")
@@ -168,7 +168,7 @@ def _spec(job: Job, model: LockedModel, attempt: Attempt, mounts: tuple[Mount, .
         run=job.run,
         job=job.job,
         attempt=job.attempt,
-        environment=load_environment(job.environment),
+        environment=find_environment(job.environment).spec,
         device=job.device.kind,
         family=job.family,
         argv=RUNNER_ARGUMENTS,

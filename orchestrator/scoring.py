@@ -1,7 +1,6 @@
 """Scores of a cell: responses against references on the host, without a model, as often as wanted.
 
-Files are read side by side in the order of the task's requests, so memory does not grow with them. What failed scores null and keeps
-its place in the denominator.
+One response is in memory at a time. What failed scores null and keeps its place in the denominator.
 """
 
 import json
@@ -12,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longctx.evals import registry
-from longctx.evals.base import Eval
-from longctx.evals.base import Reference as EvalReference
-
+from ..evals import registry
+from ..evals.base import Eval
+from ..evals.base import Reference as EvalReference
 from . import stats
 from .cells import responses_digest
 from .contracts.cell import CellState, Source
@@ -25,7 +23,8 @@ from .contracts.request import Reference
 from .contracts.response import SCORED, Response, Timing
 from .contracts.result import BucketTime, CellBytes, Counts, Interval, Result, Score, Speed
 from .errors import ScoreRefused
-from .store import RunFolder, file_digest, lines, read_document, read_lines, write_document, writing
+from .jobs import ids_name, sized
+from .store import RunFolder, file_digest, lines, plain, read_document, read_lines, write_document, writing
 
 _WORST: Sequence[Isolation] = ("none", "partial", "full")
 
@@ -44,19 +43,25 @@ class _Totals:
     requests: int = 0
 
 
-def _aligned(references: Iterator[Reference], responses: Path) -> Iterator[tuple[Reference, Response | None]]:
-    """Pair references with responses of the same order; what is not answered comes with None.
-
-    A cell may hold answers to requests that the task no longer has: those stand last and are not paired.
-    """
-    stream = read_lines(responses, Response) if responses.exists() else iter(())
-    ahead = next(stream, None)
-    for reference in references:
-        if ahead is not None and ahead.id == reference.id:
-            yield reference, ahead
-            ahead = next(stream, None)
-        else:
-            yield reference, None
+def _paired(run: RunFolder, cell: PlannedCell) -> Iterator[tuple[Reference, Response | None]]:
+    """Pair every reference with the response to its very request, or None. One response in memory, and an offset for each."""
+    path = run.cell(cell.cell) / "responses.jsonl"
+    wanted = {one.id: one.request_sha256 for one in sized(run.ids(ids_name(cell.model, cell.task, plain(cell.prompting))))}
+    places: dict[str, tuple[int, int]] = {}
+    offset = 0
+    for line in lines(path):
+        row = json.loads(line)
+        if wanted.get(row["id"]) == row["request_sha256"]:
+            places[row["id"]] = (offset, len(line))
+        offset += len(line) + 1
+    with path.open("rb") as file:
+        for reference in read_lines(run.references(cell.task), Reference):
+            response = None
+            if reference.id in places:
+                start, length = places[reference.id]
+                file.seek(start)
+                response = Response.model_validate_json(file.read(length))
+            yield reference, response
 
 
 def score_cell(run: RunFolder, cell: PlannedCell, task: PlannedTask, model: LockedModel, seed: int) -> Result:
@@ -66,7 +71,7 @@ def score_cell(run: RunFolder, cell: PlannedCell, task: PlannedTask, model: Lock
     totals = _Totals()
     name = task.task.partition("/")[2]
     with writing(folder / "scores.jsonl") as file:
-        for reference, response in _aligned(read_lines(run.references(cell.task), Reference), folder / "responses.jsonl"):
+        for reference, response in _paired(run, cell):
             score = _one(one, name, reference, response, totals)
             file.write(score.model_dump_json().encode() + b"\n")
     state = read_document(folder / "cell.json", CellState)

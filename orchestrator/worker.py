@@ -20,7 +20,7 @@ from .contracts.job import Job, Limits
 from .contracts.outcome import Exit, Isolation, Loaded, Outcome, Verdict
 from .contracts.plan import Lock, Plan, PlannedJob, TokeniseTask
 from .engines.base import ContainerSpec, Ended, Engine, Process
-from .environments import load_environment
+from .environments import find_environment
 from .errors import EngineUnavailable, EnvironmentFailed, LongctxError, StorageError
 from .events import Tail
 from .failure import RULES, judge
@@ -146,7 +146,7 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
         if spec is None:
             outcome, code = "done", 0
         else:
-            engine.prepare(load_environment(task.environment), spec.device, lambda _: None)
+            engine.prepare(find_environment(task.environment).spec, spec.device, lambda _: None)
             outcome, detail, code, isolation = _execute(engine, spec, attempt, stop)
     except (EnvironmentFailed, EngineUnavailable) as error:
         outcome, detail = "environment_failed", str(error)
