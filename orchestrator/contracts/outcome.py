@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .base import Bytes, Contract, Count, Document, Seconds
+from .base import Bytes, Count, Document, Seconds
 
 Isolation = Literal["full", "partial", "none"]
 Outcome = Literal[

@@ -92,6 +92,7 @@ class PlannedJob(Contract):
     shard: Count = 0
     shards: int = Field(default=1, ge=1)
     device: JobDevice
+    gpus: Count = Field(default=0, description="GPUs to lease when the job starts")
     limits: Limits = Limits()
 
 
