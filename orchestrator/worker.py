@@ -13,8 +13,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import engines, jobs
-from .catalog import Catalog
+from . import devices, engines, jobs
+from .catalog import read_method
+from .cells import refuse_hostile
 from .code import folders, union
 from .contracts.job import Job, Limits
 from .contracts.outcome import Exit, Isolation, Loaded, Outcome, Verdict
@@ -110,14 +111,14 @@ def _last_word(out: Path) -> Exit | None:
         return None
 
 
-def _required(plan: Plan, planned: PlannedJob, catalog: Catalog) -> Mapping[str, Path]:
+def _required(plan: Plan, planned: PlannedJob) -> Mapping[str, Path]:
     """Return the method folders that a job needs."""
     by_name = {cell.cell: cell for cell in plan.cells}
+    methods = {method.name: method for method in map(read_method, map(Path, plan.method_folders))}
     parts = []
-    for method in {by_name[name].method for name in planned.cells}:
-        entry = catalog.get(method)
-        environment = next(one for one in entry.spec.environments if one.name == planned.environment)
-        parts.append(folders(environment, entry.folder))
+    for name in {by_name[cell].method for cell in planned.cells}:
+        environment = next(one for one in methods[name].spec.environments if one.name == planned.environment)
+        parts.append(folders(environment, methods[name].folder))
     return union(parts)
 
 
@@ -142,12 +143,13 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
     isolation: tuple[Isolation, Mapping[str, bool]] = ("none", {})
     try:
         engine = engines.make(plan.engine, settings)
-        spec = _render(run, plan, lock, task, attempt, settings)
-        if spec is None:
-            outcome, code = "done", 0
-        else:
-            engine.prepare(find_environment(task.environment).spec, spec.device, lambda _: None)
-            outcome, detail, code, isolation = _execute(engine, spec, attempt, stop)
+        with devices.lease(task.gpus if isinstance(task, PlannedJob) else 0, settings.cache) as gpus:
+            spec = _render(run, plan, lock, task, attempt, settings, gpus)
+            if spec is None:
+                outcome, code = "done", 0
+            else:
+                engine.prepare(find_environment(task.environment).spec, spec.device, lambda _: None)
+                outcome, detail, code, isolation = _execute(engine, spec, attempt, stop)
     except (EnvironmentFailed, EngineUnavailable) as error:
         outcome, detail = "environment_failed", str(error)
     except StorageError as error:
@@ -166,11 +168,13 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
     return 0 if outcome in ("done", "stopped") else 1
 
 
-def _render(run: RunFolder, plan: Plan, lock: Lock, task: PlannedJob | TokeniseTask, attempt: jobs.Attempt, settings: Settings) -> ContainerSpec | None:
+def _render(
+    run: RunFolder, plan: Plan, lock: Lock, task: PlannedJob | TokeniseTask, attempt: jobs.Attempt, settings: Settings, gpus: tuple[str, ...]
+) -> ContainerSpec | None:
     if isinstance(task, TokeniseTask):
         return jobs.tokenise(run, plan, lock, task, attempt, settings.cache)
-    needed = _required(plan, task, Catalog.load(extra=plan.method_folders))
-    return jobs.generate(run, plan, lock, task, attempt, needed, settings.cache)
+    task = task.model_copy(update={"device": task.device.model_copy(update={"gpus": gpus})})
+    return jobs.generate(run, plan, lock, task, attempt, _required(plan, task), settings.cache)
 
 
 def _execute(
@@ -180,5 +184,7 @@ def _execute(
     with engine.start(spec) as process:
         ended, expired = _watch(process, Clocks(limits, Tail(attempt.out / "events.jsonl")), stop)
         isolation = (process.isolation, dict(process.isolation_detail))
+    if hostile := refuse_hostile(attempt.out):
+        return "bad_output", hostile, ended.code, isolation
     outcome, detail = judge(ended, _last_word(attempt.out), timed_out=expired, stopping=stop.asked or stop.cut)
     return outcome, detail, ended.code, isolation

@@ -1,0 +1,117 @@
+"""What the disk holds before a plan: this run's cells, and those of sibling runs, by the hash of their configuration."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import batches, cells, devices
+from .contracts.cell import CellState
+from .contracts.job import DeviceKind
+from .jobs import ids_name, sized, timed
+from .plan import Identity, Inspection, Lengths, OnDisk
+from .store import RunFolder, file_digest, plain, read_document
+
+
+def hash_of(folder: Path) -> str:
+    """Return the configuration's short hash that ends a cell folder's name."""
+    return folder.name.rpartition("--")[2]
+
+
+def inspect(run: RunFolder, identities: Sequence[Identity], device: DeviceKind, per_bucket: int) -> Inspection:
+    """Look at every cell folder that one of the identities names, here and in sibling runs. Reads, never writes."""
+    wanted = {identity.config_sha256[:10]: identity for identity in identities}
+    found: dict[str, list[OnDisk]] = {}
+    pairs = _Pairs(run)
+    hardware = devices.hardware(device)
+    siblings = sorted(run.path.parent.iterdir()) if run.path.parent.is_dir() else []
+    for place in siblings:
+        for folder in _cell_folders(place):
+            identity = wanted.get(hash_of(folder))
+            if identity is not None and (seen := _look(folder, place, run, identity, pairs, hardware, per_bucket)) is not None:
+                found.setdefault(identity.config_sha256, []).append(seen)
+    return Inspection(cells=found, lengths=_lengths(run, identities))
+
+
+def _cell_folders(place: Path) -> Iterable[Path]:
+    folder = place / "cells"
+    return [child for child in folder.iterdir() if (child / "cell.json").exists()] if folder.is_dir() else []
+
+
+class _Pairs:
+    """The (id, request hash) pairs of tasks as they are wanted now, each read once."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._read: dict[Path, list[batches.Sized]] = {}
+
+    def of(self, identity: Identity) -> list[batches.Sized] | None:
+        """Return the task's requests with their lengths; None until they are tokenised."""
+        path = self._run.ids(_ids(identity))
+        if not path.exists():
+            return None
+        if path not in self._read:
+            self._read[path] = list(sized(path))
+        return self._read[path]
+
+
+def _ids(identity: Identity) -> str:
+    return ids_name(identity.cell.model.name, identity.task.planned.key, plain(identity.cell.eval.prompting))
+
+
+def _look(
+    folder: Path, place: Path, run: RunFolder, identity: Identity, pairs: _Pairs, hardware: str, per_bucket: int
+) -> OnDisk | None:
+    state = read_document(folder / "cell.json", CellState)
+    if state.config_sha256 != identity.config_sha256:
+        return None
+    total = identity.task.planned.requests
+    order = pairs.of(identity)
+    if identity.task.covers is not None and state.covers_sha256 == identity.task.covers and total is not None:
+        answered = total
+    else:
+        have = cells.pairs(folder / "responses.jsonl")
+        known = {one.id: one.request_sha256 for one in order} if order is not None else None
+        answered = len(have) if known is None else sum(have.get(name) == sha256 for name, sha256 in known.items())
+        answered = answered if total is None else min(answered, total)
+    same_hardware = all(_hardware(source.environment) in (None, hardware) for source in state.sources if source.timings)
+    done = timed(folder / "timing.jsonl") if same_hardware else set()
+    complete = order is not None and not batches.timing(order, per_bucket, done)
+    return OnDisk(
+        run=place.name, own=place == run.path, codes=state.codes, answered=answered, timed=complete, errors=state.errors,
+        scored=_scored(folder, identity),
+    )  # fmt: skip
+
+
+def _hardware(environment: Any) -> str | None:
+    """Return the name of what an attempt computed on."""
+    if environment is None:
+        return None
+    if environment.gpus:
+        return " + ".join(sorted({str(gpu.get("name")) for gpu in environment.gpus}))
+    cpu: str | None = environment.cpu
+    return cpu
+
+
+def _scored(folder: Path, identity: Identity) -> bool:
+    path = folder / "result.json"
+    if not path.exists():
+        return False
+    result: Mapping[str, Any] = json.loads(path.read_bytes())
+    return (
+        result.get("eval_sha256") == identity.task.planned.eval_sha256
+        and result.get("references_sha256") == identity.task.references_sha256
+        and result.get("responses_sha256") == file_digest(folder / "responses.jsonl")
+    )
+
+
+def _lengths(run: RunFolder, identities: Sequence[Identity]) -> Mapping[str, Lengths]:
+    found: dict[str, Lengths] = {}
+    for name in {_ids(identity) for identity in identities}:
+        path = run.ids(name)
+        if path.exists():
+            longest = total = 0
+            for one in sized(path):
+                longest, total = max(longest, one.tokens), total + one.tokens
+            found[name] = Lengths(longest, total)
+    return found
