@@ -293,17 +293,6 @@ def _spec_problems(spec: MethodSpec, folder: Path) -> Iterator[Problem]:
         yield Problem(path=("estimate",), message=f"{file} does not lie beside method.yaml", allowed="file:function of a file there")
 
 
-def _in_preset(problem: Problem, preset: str) -> Problem:
-    return Problem(
-        path=("presets", preset, *problem.path[1:]),
-        message=problem.message,
-        allowed=problem.allowed,
-        options=problem.options,
-        wrong=problem.wrong,
-        at_key=problem.at_key,
-    )
-
-
 def _load_estimator(method: Method) -> Estimator:
     file, _, function = method.spec.estimate.partition(":")
     path = method.folder / f"{file}.py"

@@ -106,12 +106,18 @@ def _path(data: Any, detail: ErrorDetails) -> KeyPath:
     here: Any = data
     for index, part in enumerate(detail["loc"]):
         last = index == len(detail["loc"]) - 1
-        if (isinstance(here, dict) and part in here) or (isinstance(here, list) and isinstance(part, int) and part < len(here)):
+        if _has(here, part):
             path.append(part)
             here = here[part]
         elif last and detail["type"] == "missing":
             path.append(part)
     return tuple(path)
+
+
+def _has(value: Any, part: str | int) -> bool:
+    if isinstance(value, dict):
+        return part in value
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
 def _at(data: Any, path: KeyPath) -> Any:

@@ -43,7 +43,7 @@ def variants_of(selection: MethodSelection, method: Method, path: KeyPath) -> tu
 
 
 def variant_name(method: Method, params: Mapping[str, Any], preset: str | None = None) -> str:
-    """Return ``method{preset, name: value, …}``: the parameters, sorted, that differ from the defaults (with a preset: from what it makes)."""
+    """Return ``method{preset, name: value, …}``: the parameters, sorted, that differ from the defaults (or the preset's)."""
     usual = method.bind(preset, {}) if preset is not None and _complete(method, preset) else _defaults(method)
     parts = [preset] if preset is not None else []
     parts += [f"{key}: {_shown(value)}" for key, value in sorted(params.items()) if value != usual.get(key) and value is not None]
