@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import batches, cells, devices
+from . import batches, cells, devices, taskstore
 from .contracts.cell import CellState
 from .contracts.job import DeviceKind
 from .jobs import ids_name, sized, timed
@@ -22,7 +22,7 @@ def inspect(run: RunFolder, identities: Sequence[Identity], device: DeviceKind, 
     """Look at every cell folder that one of the identities names, here and in sibling runs. Reads, never writes."""
     wanted = {identity.config_sha256[:10]: identity for identity in identities}
     found: dict[str, list[OnDisk]] = {}
-    pairs = _Pairs(run)
+    pairs = _Wanted(run)
     hardware = devices.hardware(device)
     siblings = sorted(run.path.parent.iterdir()) if run.path.parent.is_dir() else []
     for place in siblings:
@@ -38,21 +38,31 @@ def _cell_folders(place: Path) -> Iterable[Path]:
     return [child for child in folder.iterdir() if (child / "cell.json").exists()] if folder.is_dir() else []
 
 
-class _Pairs:
-    """The (id, request hash) pairs of tasks as they are wanted now, each read once."""
+class _Wanted:
+    """What tasks want now: (id, request hash) pairs, and with lengths once they are tokenised; each read once."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._read: dict[Path, list[batches.Sized]] = {}
+        self._pairs: dict[Path, dict[str, str]] = {}
+        self._sized: dict[Path, list[batches.Sized] | None] = {}
 
-    def of(self, identity: Identity) -> list[batches.Sized] | None:
-        """Return the task's requests with their lengths; None until they are tokenised."""
-        path = self._run.ids(_ids(identity))
-        if not path.exists():
+    def pairs(self, identity: Identity) -> dict[str, str] | None:
+        """Return request hash by id; None until the task is built."""
+        folder = identity.task.folder
+        if folder is None:
             return None
-        if path not in self._read:
-            self._read[path] = list(sized(path))
-        return self._read[path]
+        if folder not in self._pairs:
+            self._pairs[folder] = dict(taskstore.pairs(folder))
+        return self._pairs[folder]
+
+    def sized(self, identity: Identity) -> list[batches.Sized] | None:
+        """Return the task's requests with their lengths; None unless they are tokenised as they stand now."""
+        path = self._run.ids(_ids(identity))
+        if path not in self._sized:
+            found = list(sized(path)) if path.exists() else None
+            current = found is not None and cells.wanted(found) == identity.task.covers
+            self._sized[path] = found if current else None
+        return self._sized[path]
 
 
 def _ids(identity: Identity) -> str:
@@ -60,18 +70,18 @@ def _ids(identity: Identity) -> str:
 
 
 def _look(
-    folder: Path, place: Path, run: RunFolder, identity: Identity, pairs: _Pairs, hardware: str, per_bucket: int
+    folder: Path, place: Path, run: RunFolder, identity: Identity, pairs: _Wanted, hardware: str, per_bucket: int
 ) -> OnDisk | None:
     state = read_document(folder / "cell.json", CellState)
     if state.config_sha256 != identity.config_sha256:
         return None
     total = identity.task.planned.requests
-    order = pairs.of(identity)
+    order = pairs.sized(identity)
     if identity.task.covers is not None and state.covers_sha256 == identity.task.covers and total is not None:
         answered = total
     else:
         have = cells.pairs(folder / "responses.jsonl")
-        known = {one.id: one.request_sha256 for one in order} if order is not None else None
+        known = pairs.pairs(identity)
         answered = len(have) if known is None else sum(have.get(name) == sha256 for name, sha256 in known.items())
         answered = answered if total is None else min(answered, total)
     same_hardware = all(_hardware(source.environment) in (None, hardware) for source in state.sources if source.timings)

@@ -7,6 +7,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .contracts.job import DeviceKind, JobDevice, Limits
@@ -28,6 +29,8 @@ class TaskFacts:
     covers: str | None
     """Hash over all (id, request hash) pairs; null until it is built."""
     references_sha256: str | None = None
+    folder: Path | None = None
+    """Where its requests and references are kept; null until it is built."""
 
 
 @dataclass(frozen=True, kw_only=True)
