@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,18 @@ class Hooks:
     """``('prefill' | 'decode', tokens so far)``: so that running out of memory can be told with its phase and length."""
     stopping: Callable[[], bool]
     """True once SIGTERM came. A method finishes the sample in hand; it need not look."""
-    extra: dict = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
-class TooLong(Exception):
-    """The prompt does not fit the model's window and the method cannot extend it."""
+class TooLong(Exception):  # noqa: N818
+    """The prompt does not fit the model's window and the method cannot extend it.
+
+    ``ids`` names the requests of the batch that do not fit: the runner then decodes the others without them. Empty means all.
+    """
+
+    def __init__(self, message: str = "", ids: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.ids = tuple(ids)
 
 
 class Bound(Protocol):
