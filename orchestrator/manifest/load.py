@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from ..contracts.manifest import Defaults, EvalSelection, Manifest, MethodSelect
 from ..contracts.request import Prompting
 from ..errors import ManifestError
 from .expand import filter_problems, matrix
-from .models import KnownModel, known_models, missing_folder, placed, spec_problems, unknown_model
+from .models import KnownModel, known_models, placed, source_problem, unknown_model
 from .problems import Problem, Problems
 from .selected import LoadedManifest, SelectedEval, SelectedModel, Variant
 from .source import KeyPath, read_source
@@ -101,17 +102,11 @@ def _model(
         if entry not in known:
             problems.add(unknown_model(entry, known, path))
             return None
-        spec = known[entry].spec
-        own = False
+        spec, own, note = known[entry].spec, False, f" (the model is named at {known[entry].where})"
     else:
-        found = list(spec_problems(entry))
-        problems.extend(found, path)
-        spec = placed(entry, folder)
-        own = "dtype" in entry.model_fields_set
-        if found:
-            return spec
-    if missing := missing_folder(spec):
-        problems.add(missing.under(path))
+        spec, own, note = placed(entry, folder), "dtype" in entry.model_fields_set, ""
+    if wrong := source_problem(spec):
+        problems.add(replace(wrong.under(path), message=wrong.message + note))
     return spec if own or defaults.dtype is None else spec.model_copy(update={"dtype": defaults.dtype})
 
 

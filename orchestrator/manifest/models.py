@@ -1,24 +1,18 @@
 """The models that manifests may call by name: the package's own models.yaml, then one in each folder on ``$LONGCTX_PATH``."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..catalog import PACKAGE, search_path
 from ..contracts.manifest import ModelsFile, ModelSpec
+from ..models.resolve import check
 from .problems import Problem, Problems
 from .source import KeyPath, read_source
 from .validate import validate
 
 FILE = "models.yaml"
-_COMMIT = re.compile(r"^hf:[^@]+@[0-9a-f]{40}$")
-_FORMS = {
-    "hf": (re.compile(r"^hf:[\w.-]+(/[\w.-]+)?(@[\w./-]+)?$"), "hf:owner/repository@revision"),
-    "pypi": (re.compile(r"^pypi:[A-Za-z0-9][\w.-]*==[\w.+!-]+#[^#\s]+$"), "pypi:package==version#file"),
-    "path": (re.compile(r"^path:\S.*$"), "path:folder"),
-    "random": (re.compile(r"^random:[\w.-]+$"), "random:shape"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +37,9 @@ def known_models(files: Iterable[Path] | None = None) -> dict[str, KnownModel]:
         problems = Problems(source)
         for index, spec in enumerate(validate(ModelsFile, source).models):
             at: KeyPath = ("models", index)
-            problems.extend(spec_problems(spec), at)
             if (first := known.get(spec.name)) is not None:
-                problems.add(
-                    Problem(
-                        path=(*at, "name"),
-                        message=f"{spec.name!r} is the name of another model, at {first.where}",
-                        allowed="a name of its own",
-                    )
-                )
+                message = f"{spec.name!r} is the name of another model, at {first.where}"
+                problems.add(Problem(path=(*at, "name"), message=message, allowed="a name of its own"))
             known.setdefault(spec.name, KnownModel(spec=placed(spec, path.parent), where=source.where(at)))
         problems.stop()
     return known
@@ -65,27 +53,12 @@ def placed(spec: ModelSpec, folder: Path) -> ModelSpec:
     return spec.model_copy(update={"source": f"path:{(folder / Path(rest).expanduser()).resolve()}"})
 
 
-def spec_problems(spec: ModelSpec) -> Iterator[Problem]:
-    """Yield what is wrong with a model by itself; paths start below it."""
-    form, words = _FORMS[spec.source.partition(":")[0]]
-    if not form.match(spec.source):
-        yield Problem(path=("source",), message=f"{spec.source!r} has the wrong form", allowed=words)
-    if spec.trust_remote_code and not _COMMIT.match(spec.source):
-        yield Problem(
-            path=("trust_remote_code",),
-            message="code of a model that is not pinned does not run",
-            allowed="only with a source hf:owner/repository@<commit, 40 digits>",
-        )
-
-
-def missing_folder(spec: ModelSpec) -> Problem | None:
-    """Return the problem that the folder of a placed ``path:`` source is not there."""
-    kind, _, rest = spec.source.partition(":")
-    if kind == "path" and not Path(rest).is_dir():
-        return Problem(
-            path=("source",), message=f"there is no folder {rest}", allowed="a folder with config.json, tokenizer and safetensors"
-        )
-    return None
+def source_problem(spec: ModelSpec) -> Problem | None:
+    """Return what is wrong with a placed model's source, as far as that can be seen without fetching; its path starts below the model."""
+    if (wrong := check(spec)) is None:
+        return None
+    key = "trust_remote_code" if wrong.startswith(f"{spec.source}: trust_remote_code") else "source"
+    return Problem(path=(key,), message=wrong)
 
 
 def unknown_model(name: str, known: Iterable[str], path: KeyPath) -> Problem:
