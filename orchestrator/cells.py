@@ -21,7 +21,7 @@ from .contracts.outcome import Environment, Verdict
 from .contracts.plan import PlannedCell
 from .contracts.response import Response, Timing
 from .errors import BadRunFolder
-from .store import LINE_LIMIT, RunFolder, file_digest, lines, link_or_copy, read_document, write, write_document, writing
+from .store import LINE_LIMIT, RunFolder, digest, file_digest, lines, link_or_copy, read_document, write, write_document, writing
 
 OUT_LIMIT = 64 * 2**30
 FILES_LIMIT = 100_000
@@ -230,6 +230,39 @@ def set_aside(folder: Path, state: CellState) -> None:
         path = folder / name
         if path.exists():
             path.replace(path.with_name(f"{path.stem}.{suffix}{path.suffix}"))
+
+
+def set_aside_timing(folder: Path, hardware: str) -> None:
+    """Keep times of other hardware apart: times are comparable only on one kind of machine."""
+    if not (folder / "cell.json").exists() or not (folder / "timing.jsonl").exists():
+        return
+    state = read_document(folder / "cell.json", CellState)
+    others = [source for source in state.sources if source.timings and hardware_of(source.environment) not in (None, hardware)]
+    if others:
+        (folder / "timing.jsonl").replace(folder / f"timing.{digest(hardware_of(others[-1].environment))[:10]}.jsonl")
+        kept = tuple(source.model_copy(update={"timings": 0}) if source in others else source for source in state.sources)
+        write_document(folder / "cell.json", state.model_copy(update={"sources": kept}))
+
+
+def hardware_of(environment: Environment | None) -> str | None:
+    """Return the name of what an attempt computed on."""
+    if environment is None:
+        return None
+    if environment.gpus:
+        return " + ".join(sorted({str(gpu.get("name")) for gpu in environment.gpus}))
+    return environment.cpu
+
+
+def drop_errors(folder: Path, state: CellState) -> None:
+    """Forget answers that ended in an error, so that they are tried again."""
+    places = {name: place for name, place in _index(folder / "responses.jsonl").items() if not place.error}
+    with writing(folder / "responses.jsonl") as file:
+        for place in places.values():
+            file.write(_read(place))
+    covered = covers((name, place.request_sha256) for name, place in places.items())
+    write_document(
+        folder / "cell.json", state.model_copy(update={"answered": len(places), "errors": 0, "covers_sha256": covered})
+    )
 
 
 def adopt(source: Path, target: Path) -> None:

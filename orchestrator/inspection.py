@@ -84,23 +84,13 @@ def _look(
         known = pairs.pairs(identity)
         answered = len(have) if known is None else sum(have.get(name) == sha256 for name, sha256 in known.items())
         answered = answered if total is None else min(answered, total)
-    same_hardware = all(_hardware(source.environment) in (None, hardware) for source in state.sources if source.timings)
+    same_hardware = all(cells.hardware_of(source.environment) in (None, hardware) for source in state.sources if source.timings)
     done = timed(folder / "timing.jsonl") if same_hardware else set()
     complete = order is not None and not batches.timing(order, per_bucket, done)
     return OnDisk(
         run=place.name, own=place == run.path, codes=state.codes, answered=answered, timed=complete, errors=state.errors,
         scored=_scored(folder, identity),
     )  # fmt: skip
-
-
-def _hardware(environment: Any) -> str | None:
-    """Return the name of what an attempt computed on."""
-    if environment is None:
-        return None
-    if environment.gpus:
-        return " + ".join(sorted({str(gpu.get("name")) for gpu in environment.gpus}))
-    cpu: str | None = environment.cpu
-    return cpu
 
 
 def _scored(folder: Path, identity: Identity) -> bool:

@@ -91,9 +91,14 @@ def new_attempt(run: RunFolder, job: str) -> Attempt:
     return Attempt(folder)
 
 
-def _model_mounts(model: LockedModel) -> tuple[Mount, ...]:
+def model_mounts(model: LockedModel, *, weights: bool) -> tuple[Mount, ...]:
+    """Return the model's files as mounts; without weights for a job that only needs the tokenizer."""
     folder = Path(model.folder)
-    return tuple(Mount(source=(folder / file.path).resolve(), target=f"model/{file.path}") for file in model.files)
+    return tuple(
+        Mount(source=(folder / file.path).resolve(), target=f"model/{file.path}")
+        for file in model.files
+        if weights or not file.path.endswith((".safetensors", ".safetensors.index.json"))
+    )
 
 
 def generate(run: RunFolder, plan: Plan, lock: Lock, planned: PlannedJob, attempt: Attempt, needed: Mapping[str, Path], cache: Path) -> ContainerSpec | None:
@@ -163,7 +168,6 @@ def tokenise(run: RunFolder, plan: Plan, lock: Lock, planned: TokeniseTask, atte
 def _spec(job: Job, model: LockedModel, attempt: Attempt, mounts: tuple[Mount, ...], code: Path, *, weights: bool = True) -> ContainerSpec:
     """Write job.json; return the container that sees exactly the files the job names."""
     write_document(attempt.folder / "job.json", job)
-    files = [mount for mount in _model_mounts(model) if weights or not mount.target.endswith((".safetensors", ".safetensors.index.json"))]
     return ContainerSpec(
         run=job.run,
         job=job.job,
@@ -175,7 +179,7 @@ def _spec(job: Job, model: LockedModel, attempt: Attempt, mounts: tuple[Mount, .
         mounts=(
             Mount(source=attempt.folder / "job.json", target="job.json"),
             Mount(source=code, target="code"),
-            *files,
+            *model_mounts(model, weights=weights),
             *mounts,
             Mount(source=attempt.out, target="out", writable=True),
         ),
