@@ -168,7 +168,8 @@ def plan(identities: Sequence[Identity], absent: Sequence[Absent], manifest: Man
     jobs = _jobs(identities, cells, manifest, facts, len(tokenise))
     tasks = {identity.task.planned.key: identity.task.planned for identity in identities}
     return Plan(
-        run=options.run, engine=facts.engine, backend=facts.backend, seed=manifest.seed, device=facts.device, timing=manifest.timing,
+        run=options.run, engine=facts.engine, backend=facts.backend, seed=manifest.seed, device=facts.device,
+        parallel=manifest.resources.parallel, timing=manifest.timing,
         tasks=tuple(tasks.values()), cells=tuple(cells), absent=tuple(absent), tokenise=tokenise, jobs=jobs,
         method_folders=tuple(sorted({str(identity.cell.variant.method.folder) for identity in identities})),
     )  # fmt: skip

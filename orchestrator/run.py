@@ -13,16 +13,15 @@ from . import backends, cells, devices, scoring, taskstore, tokens, world
 from .backends.base import Backend
 from .contracts.cell import CellState
 from .contracts.outcome import Verdict
-from .contracts.plan import Absent, Lock, LockedEnvironment, LockedMethod, LockedModel, Plan, PlannedCell, PlannedJob, Timeline, TokeniseTask
+from .contracts.plan import Absent, Lock, LockedEnvironment, LockedMethod, LockedModel, Plan, PlannedCell, Timeline, TokeniseTask
 from .contracts.result import Result, Row, Summary
 from .environments import find_environment
-from .errors import EnvironmentFailed, Interrupted, LongctxError, ModelError, RunIncomplete
-from .jobs import ids_name
+from .errors import EnvironmentFailed, Interrupted, ModelError, RunIncomplete
 from .plan import Facts, Options
 from .progress import Display, JobView, Watcher, display
 from .report import write_summary
 from .settings import Settings
-from .store import RunFolder, locked, plain, read_document, write, write_document
+from .store import RunFolder, locked, read_document, write, write_document
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,7 +176,7 @@ class _Session:
             self._environments[environment] = here.engine.prepare(find_environment(environment).spec, "cpu", self.say)
         plan = plan.model_copy(update={"tokenise": tuple(left), "jobs": ()})
         self._write(here, plan, models)
-        ran = self._place(plan, [task.task for task in left], _tokenise_views(left), self.options.backend)
+        ran = self._place(plan, [task.task for task in left], _tokenise_views(left))
         if ran.stopped:
             raise Interrupted("Stopped while tokenising; nothing is lost.", f"Resume: {self.options.command}")
         for task in left:
@@ -242,12 +241,11 @@ class _Session:
         views = {
             job.job: JobView(job=job.job, total=sum(missing[cell] for cell in job.cells) // job.shards, labels=labels) for job in plan.jobs
         }
-        return self._place(plan, [job.task for job in plan.jobs], views, plan.backend)
+        return self._place(plan, [job.task for job in plan.jobs], views)
 
-    def _place(self, plan: Plan, tasks: Sequence[int], views: Mapping[str, JobView], backend_name: str) -> Ran:
+    def _place(self, plan: Plan, tasks: Sequence[int], views: Mapping[str, JobView]) -> Ran:
         """Start tasks, show how they go, start again what the infrastructure failed, and say how all ended."""
-        parallel = self.options.parallel or world_parallel(plan, self.run)
-        backend = backends.make(backend_name, parallel)
+        backend = backends.make(plan.backend, self.options.parallel or plan.parallel)
         names = {task.task: task.job for task in (*plan.tokenise, *plan.jobs)}
         with Stopping().listening() as stopping, display(self.console) as shown:
             backend.submit(self.run.plan, tasks)
@@ -299,14 +297,6 @@ class Incomplete(RunIncomplete):
             f"Read `longctx logs {run.name}`, mend the cause, and run the same command: what is answered is kept.",
         )
         self.summary = summary
-
-
-def world_parallel(plan: Plan, run: RunFolder) -> int:
-    """Return how many jobs may run at once, as the manifest says."""
-    import yaml
-
-    text = yaml.safe_load(run.manifest.read_text(encoding="utf-8")) if run.manifest.exists() else {}
-    return int((text.get("resources") or {}).get("parallel", 1)) if plan.backend == "local" else max(len(plan.jobs), 1)
 
 
 def _with_unavailable(known: Facts, unavailable: Mapping[str, str]) -> Facts:

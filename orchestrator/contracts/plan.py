@@ -104,6 +104,7 @@ class Plan(Document):
     backend: str
     seed: int
     device: DeviceKind
+    parallel: int = Field(default=1, ge=1, description="jobs at once on the local backend")
     timing: TimingOptions
     tasks: tuple[PlannedTask, ...]
     cells: tuple[PlannedCell, ...]

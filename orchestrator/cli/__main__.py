@@ -1,0 +1,5 @@
+"""``python -m longctx.orchestrator.cli``."""
+
+from . import main
+
+main()

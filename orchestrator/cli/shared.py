@@ -1,0 +1,41 @@
+"""What commands share: the console and the options that several of them take."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import BadRunFolder
+from ..settings import Settings
+from ..store import RunFolder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.", metavar="MANIFEST")]
+EngineOption = Annotated[str | None, typer.Option("--engine", "-e", help="auto, docker or venv; the manifest's own when absent.")]
+NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the run's folder; the manifest's name when absent.")]
+RunArgument = Annotated[str, typer.Argument(help="A run's name, or the path of its folder.", metavar="RUN")]
+AcceptOption = Annotated[bool, typer.Option("--accept-code", help="Keep answers made by older code of the same configuration.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Run everything again; earlier answers are set aside, not lost.")]
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Return a console: colours only on a terminal and without NO_COLOR, full width for pipes."""
+    import os
+
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made = Console(stderr=stderr, highlight=False, width=200)
+    return made
+
+
+def find_run(name: str, settings: Settings) -> RunFolder:
+    """Return an existing run by name or path. Raises BadRunFolder that lists the runs there are."""
+    for path in (settings.runs / name, Path(name)):
+        if (path / "plan.json").exists():
+            return RunFolder(path.absolute())
+    there = sorted(path.parent.name for path in settings.runs.glob("*/plan.json")) if settings.runs.is_dir() else []
+    raise BadRunFolder(f"There is no run '{name}' in {settings.runs}.", f"Runs there: {', '.join(there) or 'none'}.")
