@@ -42,7 +42,9 @@ def targets() -> list[Target]:
     ]
     for source in sorted((ROOT / "images").glob("*/requirements.in")):
         folder = source.parent.relative_to(ROOT).as_posix()
-        found.append(Target(f"{folder}/requirements.lock", (f"{folder}/requirements.in",), oldest_python(source.parent / "environment.yaml")))
+        found.append(
+            Target(f"{folder}/requirements.lock", (f"{folder}/requirements.in",), oldest_python(source.parent / "environment.yaml"))
+        )
     return found
 
 

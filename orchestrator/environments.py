@@ -44,7 +44,7 @@ def environment_folders() -> dict[str, Path]:
         for file in sorted(place.glob(f"*/{FILE}")):
             other = found.setdefault(file.parent.name, file.parent)
             if other.resolve() != file.parent.resolve():
-                raise ManifestError(f"{file.parent}: there is an environment {file.parent.name} in {other} already", "Rename one of the folders.")
+                raise ManifestError(f"{file.parent}: the name is taken by {other}", "Rename one of the folders.")
     return found
 
 
@@ -65,6 +65,11 @@ def find_environment(name: str) -> Environment:
     return read_environment(folders[name])
 
 
+def load_environment(name: str) -> EnvironmentSpec:
+    """Return the specification of the environment called ``name``. Raises as ``find_environment`` does."""
+    return find_environment(name).spec
+
+
 def read_environment(folder: Path) -> Environment:
     """Read ``environment.yaml`` and hash it with its lock. Raises ManifestError naming the file and the key."""
     import yaml
@@ -80,7 +85,7 @@ def read_environment(folder: Path) -> Environment:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ManifestError(f"{file}: {error}", "Mend that file; images/tf5 is an example.") from error
     except OSError as error:
-        raise ManifestError(f"{error.filename}: {error.strerror}", "An environment needs its lock; `python3 images/lock.py` makes it.") from error
+        raise ManifestError(f"{error.filename}: {error.strerror}", "It needs its lock: `python3 images/lock.py` makes it.") from error
     if spec.name != folder.name:
         raise ManifestError(f"{file}: name is {spec.name!r}, but the folder is {folder.name!r}", "Make them equal.")
     if wrong := [version for version in spec.python if not re.fullmatch(r"3\.\d+", version)]:

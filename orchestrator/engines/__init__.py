@@ -17,7 +17,7 @@ ENGINES: dict[str, Callable[[Settings], Engine]] = {"venv": _venv}
 """Factories by name; each imports its engine when called, so that listing them costs nothing."""
 
 
-def make_engine(name: str, settings: Settings) -> Engine:
+def make(name: str, settings: Settings) -> Engine:
     """Return the engine called ``name``. Raises UsageError if there is none."""
     if name not in ENGINES:
         raise UsageError(f"no engine is called {name!r}", f"Engines: {', '.join(ENGINES)}.")

@@ -1,0 +1,217 @@
+"""The venv engine: environments made by uv; each job a process with a clean environment, limits and, where permitted, no network.
+
+It isolates partly: files are not hidden and mounts are links, so nothing is really read-only. ``isolation_detail`` says what holds.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..contracts.job import DeviceKind
+from ..contracts.manifest import EnvironmentSpec
+from ..contracts.plan import LockedEnvironment
+from ..environments import Environment, find_environment
+from ..errors import EngineUnavailable, EnvironmentFailed, StorageError
+from ..settings import Settings
+from .base import ContainerSpec, Process, Report
+from .group import MARK, GroupProcess, remove_tree
+from .log import LogPump
+from .uv import Uv, uv_environment
+from .venv_env import job_environment
+
+MARKER = "environment.json"
+"""Written last: an environment without it is half made, and is made again."""
+LAYOUT = "1"
+"""Part of every environment's name; raised when what is installed, or how, changes."""
+LAUNCH = Path(__file__).with_name("launch.py")
+FILE_SIZE_BYTES = 64 * 2**30
+OPEN_FILES = 65536
+_OUR_FAULT = "This is a fault of longctx; please report it."
+
+
+class VenvEngine:
+    """Environments below ``<cache>/environments``; ``find`` is how an environment is looked up by its name."""
+
+    name = "venv"
+
+    def __init__(self, settings: Settings, *, look_up: Callable[[str], Environment] = find_environment) -> None:
+        self._settings, self._look_up = settings, look_up
+        self._place = settings.cache.expanduser().absolute() / "environments"
+
+    def unavailable(self) -> str | None:
+        """Return why environments cannot be made here, or None."""
+        if sys.platform != "linux":
+            return "the venv engine isolates by means of Linux only"
+        try:
+            self._uv_program()
+        except FileNotFoundError:
+            return "uv is missing; `python3 bootstrap.py` installs it"
+        return None
+
+    def find(self, environment: EnvironmentSpec, device: DeviceKind) -> LockedEnvironment | None:
+        """Return the environment if it is made already, with whichever of its Python versions."""
+        found = self._made(self._look_up(environment.name), device)
+        return found[1] if found else None
+
+    def prepare(self, environment: EnvironmentSpec, device: DeviceKind, report: Report) -> LockedEnvironment:
+        """Make or find it. One maker at a time: others wait, then find it. Raises EnvironmentFailed, StorageError or EngineUnavailable."""
+        known = self._look_up(environment.name)
+        if found := self._made(known, device):
+            return found[1]
+        if reason := self.unavailable():
+            raise EngineUnavailable(f"The venv engine cannot be used here: {reason}.", "Choose another engine: `--engine docker`.")
+        if device not in known.spec.torch:
+            raise EnvironmentFailed(
+                f"Environment {known.spec.name} is not made for {device}.", f"It is for: {', '.join(known.spec.torch)}."
+            )
+        try:
+            with self._making(known, device, report) as lock:
+                if found := self._made(known, device):
+                    return found[1]
+                return self._make(known, device, lock, report)
+        except OSError as error:
+            step = "Free some space, or name another `cache` in the settings."
+            raise StorageError(f"{error.filename or self._place}: {error.strerror}.", step) from error
+
+    def python(self, environment: EnvironmentSpec, device: DeviceKind) -> Path:
+        """Return the interpreter of an environment that is made. Raises EnvironmentFailed where it is not."""
+        found = self._made(self._look_up(environment.name), device)
+        if found is None:
+            raise EnvironmentFailed(f"Environment {environment.name} is not made for {device} yet.", "`longctx run` makes it.")
+        return found[0] / "bin" / "python"
+
+    def start(self, spec: ContainerSpec) -> Process:
+        """Start the process in a root of links; see the class's module for what isolates it. Raises EnvironmentFailed or StorageError."""
+        python = self.python(spec.environment, spec.device)
+        root, home, temporary = (spec.scratch / part for part in ("root", "home", "tmp"))
+        try:
+            for folder in (root, home, temporary):
+                remove_tree(folder)
+                folder.mkdir(parents=True, mode=0o700)
+            build_root(root, spec)
+            spec.log.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{error.filename}: {error.strerror}.", "Free some space or check who owns it; then run it again."
+            ) from error
+        allowed = probe(python)
+        limits = {"core": 0, "fsize": FILE_SIZE_BYTES, "nofile": OPEN_FILES}
+        # Private writable memory, as near as a process alone can be limited. CUDA reserves address space far beyond what it uses.
+        limited = spec.memory_bytes is not None and spec.device == "cpu"
+        if spec.memory_bytes is not None and limited:
+            limits["data"] = spec.memory_bytes
+        options = {"network": allowed["network"], "privileges": allowed["privileges"], "limits": limits}
+        arguments = [part.replace("{root}", str(root.absolute())) for part in spec.argv]
+        mark = uuid.uuid4().hex
+        variables = {**job_environment(spec, python, root.absolute(), home=home.absolute(), temporary=temporary.absolute()), MARK: mark}
+        command = [str(python), "-I", "-S", str(LAUNCH), json.dumps(options), str(python), "-s", "-B", *arguments]
+        popen = subprocess.Popen(
+            command,
+            env=variables,
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        if popen.stdout is None:
+            raise AssertionError("a pipe was asked for")
+        log = LogPump(popen.stdout, spec.log)  # type: ignore[arg-type]
+        log.start()
+        detail = {
+            "clean_environment": True,
+            "own_home": True,
+            "process_group": True,
+            "rlimits": True,
+            "memory_limit": limited,
+            "network_none": allowed["network"] is not None,
+            "no_new_privileges": bool(allowed["privileges"]),
+            "capabilities_dropped": bool(allowed["privileges"]) and os.geteuid() != 0,
+            "read_only_root": False,
+            "read_only_mounts": False,
+        }
+        return GroupProcess(popen, mark=mark, log=log, folders=(root, home, temporary), isolation="partial", detail=detail)
+
+    def _uv_program(self) -> str:
+        import uv
+
+        return uv.find_uv_bin()
+
+    def _folder(self, environment: Environment, device: DeviceKind, minor: str) -> Path:
+        key = hashlib.sha256("\0".join((LAYOUT, environment.sha256, device, minor)).encode()).hexdigest()
+        return self._place / f"{environment.spec.name}-{key[:12]}"
+
+    def _made(self, environment: Environment, device: DeviceKind) -> tuple[Path, LockedEnvironment] | None:
+        for minor in environment.spec.python:
+            folder = self._folder(environment, device, minor)
+            # The interpreter is a link: whoever removed that Python removed the environment with it.
+            if (folder / MARKER).is_file() and (folder / "bin" / "python").exists():
+                with contextlib.suppress(ValueError, OSError):
+                    locked = LockedEnvironment.model_validate_json((folder / MARKER).read_bytes())
+                    if locked.spec_sha256 == environment.sha256 and locked.kind == device:
+                        return folder, locked
+        return None
+
+    @contextlib.contextmanager
+    def _making(self, environment: Environment, device: DeviceKind, report: Report) -> Iterator[int]:
+        self._place.mkdir(parents=True, exist_ok=True)
+        with (self._place / f".{environment.spec.name}-{environment.sha256[:12]}-{device}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"{environment.spec.name} ({device}): another process is making it; waiting")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock.fileno()
+
+    def _make(self, environment: Environment, device: DeviceKind, lock: int, report: Report) -> LockedEnvironment:
+        from . import venv_make
+
+        # uv holds the lock too: if this process is killed, nobody starts over before its uv has ended.
+        uv = Uv(program=self._uv_program(), environment=uv_environment(self._settings, os.environ), folder=self._place, held=(lock,))
+        minor, python = venv_make.find_python(uv, environment, device, self._settings, report)
+        folder = self._folder(environment, device, minor)
+        if folder.exists():
+            report(f"{environment.spec.name} ({device}): removing what a stopped attempt left")
+            shutil.rmtree(folder)
+        locked = venv_make.make(uv, folder, python, environment, device, minor, self._settings, report)
+        temporary = folder / f".{MARKER}.tmp"
+        temporary.write_text(locked.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.replace(folder / MARKER)
+        return locked
+
+
+def build_root(root: Path, spec: ContainerSpec) -> None:
+    """Lay out the job's root as links, one a mount; folders between are real. Raises EnvironmentFailed for a bad target."""
+    for mount in spec.mounts:
+        parts = Path(mount.target).parts
+        if not parts or mount.target.startswith("/") or ".." in parts:
+            raise EnvironmentFailed(f"a mount's target must lie below the root: {mount.target!r}", _OUR_FAULT)
+        if any((root / Path(*parts[:depth])).is_symlink() for depth in range(1, len(parts) + 1)):
+            raise EnvironmentFailed(f"two mounts overlap at {mount.target!r}", _OUR_FAULT)
+        if not mount.source.exists():
+            raise FileNotFoundError(2, "it is to be mounted, but does not exist", str(mount.source))
+        target = root / mount.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(mount.source.absolute())
+
+
+@functools.lru_cache(maxsize=8)
+def probe(python: Path) -> dict[str, Any]:
+    """Return what a process may give up on this host: ``{network: how or None, privileges: bool}``. Asked once an interpreter."""
+    done = subprocess.run(
+        [str(python), "-I", "-S", str(LAUNCH), "--probe"], env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    try:
+        return dict(json.loads(done.stdout))
+    except ValueError:
+        return {"network": None, "privileges": False}
