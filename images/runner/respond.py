@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .attempt import Attempt
+from .batches import each_batch
 from .device import seed
 from .emit import Lines, Progress
 from .generate import Failure, Watch, generate, settle
@@ -19,26 +20,36 @@ def respond(attempt: Attempt, cell: Mapping[str, Any], bind: Callable[[], Bound]
     Raises Stopped between batches, Failed when the disk is full or the GPU lost, BadJob when the inputs do not fit together.
     """
     attempt.phase = "respond"
+    path = attempt.job.inside(cell["batches"])
     with Lines(attempt.job.output(cell["responses"]), ("id",)) as lines:
-        total = sum(len(batch["keep"]) for batch in cell["batches"])
-        missing = [batch for batch in cell["batches"] if any((name,) not in lines.found for name in batch["keep"])]
-        answered = sum((name,) in lines.found for batch in cell["batches"] for name in batch["keep"])
+        total = answered = 0
+        wanted: set[str] = set()
+        for batch in each_batch(path):
+            total += len(batch["keep"])
+            answered += sum((name,) in lines.found for name in batch["keep"])
+            if _missing(batch, lines):
+                wanted.update(batch["members"])
         progress = Progress(attempt.events, cell["cell"], "respond", answered, total)
-        if not missing:
+        if not wanted:
             return
         bound = bind()
-        wanted = {name for batch in missing for name in batch["members"]}
         with Prompts(attempt.job.inside(cell["requests"]), attempt.job.inside(cell["ids"]), wanted) as prompts:
-            for batch in missing:
+            for batch in each_batch(path):
+                missing = _missing(batch, lines)
+                if not missing:
+                    continue
                 attempt.stop.check()
-                given = [prompts.get(name) for name in batch["members"]]
-                responses = _batch(attempt, bound, batch["id"], given)
-                kept = [response for response in responses if response["id"] in batch["keep"] and (response["id"],) not in lines.found]
+                responses = _batch(attempt, bound, batch["id"], [prompts.get(name) for name in batch["members"]])
+                kept = [response for response in responses if response["id"] in missing]
                 for response in kept:
                     lines.write(response)
                     attempt.answered += 1
-                tokens = sum(response["tokens"]["given"] + response["tokens"]["generated"] for response in kept)
-                progress.add(len(kept), tokens)
+                progress.add(len(kept), sum(response["tokens"]["given"] + response["tokens"]["generated"] for response in kept))
+
+
+def _missing(batch: Mapping[str, Any], lines: Lines) -> list[str]:
+    """Return what of a batch is to be kept and was not answered by an earlier process of this attempt."""
+    return [name for name in batch["keep"] if (name,) not in lines.found]
 
 
 def _batch(attempt: Attempt, bound: Bound, number: int, given: Sequence[Given]) -> list[dict[str, Any]]:
