@@ -117,7 +117,8 @@ def generate(run: RunFolder, plan: Plan, lock: Lock, planned: PlannedJob, attemp
         return None
     job = Job(
         kind="generate", run=plan.run, job=planned.job, attempt=attempt.number, family=planned.family, entry=planned.entry,
-        environment=planned.environment, model=model.job, device=planned.device, cells=tuple(cells), limits=planned.limits, seed=plan.seed,
+        environment=planned.environment, model=model.job, device=planned.device, cells=tuple(cells), limits=planned.limits, stream=plan.stream,
+        seed=plan.seed,
     )  # fmt: skip
     return _spec(job, model, attempt, tuple(mounts.values()), stage(cache, needed))
 

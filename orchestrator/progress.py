@@ -90,8 +90,11 @@ def duration(seconds: float) -> str:
 class Watcher:
     """Follows the newest attempt of each job."""
 
-    def __init__(self, views: Mapping[str, JobView], attempts: Callable[[str], list[Path]]) -> None:
+    def __init__(
+        self, views: Mapping[str, JobView], attempts: Callable[[str], list[Path]], on_event: Callable[[Event], None] | None = None
+    ) -> None:
         self.views = views
+        self._on_event = on_event
         self._attempts = attempts
         self._tails: dict[str, tuple[Path, Tail]] = {}
 
@@ -106,6 +109,8 @@ class Watcher:
                 self._tails[job] = (newest, Tail(newest / "out" / "events.jsonl"))
             for event in self._tails[job][1].new():
                 view.take(event)
+                if self._on_event is not None:
+                    self._on_event(event)
 
 
 class Display(Protocol):

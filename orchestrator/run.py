@@ -12,7 +12,7 @@ from .. import __version__
 from . import backends, cells, devices, scoring, taskstore, tokens, world
 from .backends.base import Backend
 from .contracts.cell import CellState
-from .contracts.outcome import Verdict
+from .contracts.outcome import Event, Verdict
 from .contracts.plan import Absent, Lock, LockedEnvironment, LockedMethod, LockedModel, Plan, PlannedCell, Timeline, TokeniseTask
 from .contracts.result import Result, Row, Summary
 from .environments import find_environment
@@ -43,6 +43,9 @@ class RunOptions:
     fresh: bool = False
     retry_errors: bool = False
     parallel: int | None = None
+    stream: bool = False
+    """Have the runner report text as it comes, as events."""
+    on_event: Callable[[Event], None] | None = None
     command: str = "longctx run"
     """How a person started it, for the hint that says how to resume."""
 
@@ -229,6 +232,7 @@ class _Session:
             tasks=plan.tasks,
         )  # fmt: skip
         write_document(self.run.lock, lock)
+        plan = plan.model_copy(update={"stream": self.options.stream})
         write_document(self.run.plan, plan)
         return plan
 
@@ -249,7 +253,7 @@ class _Session:
         names = {task.task: task.job for task in (*plan.tokenise, *plan.jobs)}
         with Stopping().listening() as stopping, display(self.console) as shown:
             backend.submit(self.run.plan, tasks)
-            return _watch(backend, self.run, names, Watcher(views, self.run.attempts), shown, stopping, self.say)
+            return _watch(backend, self.run, names, Watcher(views, self.run.attempts, self.options.on_event), shown, stopping, self.say)
 
     def _score(self, plan: Plan, models: Mapping[str, LockedModel], ran: Ran) -> Summary:
         tasks = {task.key: task for task in plan.tasks}

@@ -111,4 +111,5 @@ class Job(Document):
     cells: tuple[JobCell, ...] = ()
     tokenise: tuple[TokeniseItem, ...] = ()
     limits: Limits = Limits()
+    stream: bool = Field(default=False, description="report text as it comes, as 'piece' events")
     seed: int = 0

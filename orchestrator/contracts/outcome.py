@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .base import Bytes, Count, Document, Seconds
+from .base import Bytes, Count, Document, RequestId, Seconds
 
 Isolation = Literal["full", "partial", "none"]
 Outcome = Literal[
@@ -49,7 +49,16 @@ class Warning_(_Event):  # noqa: N801
     message: str = Field(max_length=4000)
 
 
-Event = Annotated[Loading | Loaded | Progress | Warning_, Field(discriminator="event")]
+class Piece(_Event):
+    """Text that was just generated; only where the job asks for it."""
+
+    event: Literal["piece"]
+    cell: str
+    id: RequestId
+    text: str = Field(max_length=100_000)
+
+
+Event = Annotated[Loading | Loaded | Progress | Warning_ | Piece, Field(discriminator="event")]
 
 
 class Exit(Document):

@@ -105,6 +105,7 @@ class Plan(Document):
     seed: int
     device: DeviceKind
     parallel: int = Field(default=1, ge=1, description="jobs at once on the local backend")
+    stream: bool = Field(default=False, description="report text as it comes")
     timing: TimingOptions
     tasks: tuple[PlannedTask, ...]
     cells: tuple[PlannedCell, ...]

@@ -1,10 +1,11 @@
 """Reads a manifest and checks everything that can be checked without touching a model or data. Nothing is written."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...evals.base import Eval, ParameterError, Size
 from ..catalog import Catalog, Method
@@ -13,7 +14,7 @@ from ..contracts.request import Prompting
 from ..errors import ManifestError
 from .expand import filter_problems, matrix
 from .models import KnownModel, known_models, placed, source_problem, unknown_model
-from .problems import Problem, Problems
+from .problems import HINT, Problem, Problems
 from .selected import LoadedManifest, SelectedEval, SelectedModel, Variant
 from .source import KeyPath, read_source
 from .validate import validate
@@ -27,10 +28,10 @@ class Evals(Protocol):
     """What is asked of ``evals.registry``."""
 
     def get(self, name: str) -> Eval:
-        """Return the eval of this name."""
+        """Return the eval of this name. Raises LookupError, or ImportError where an outside one cannot be loaded."""
 
     def names(self) -> tuple[str, ...]:
-        """Return all evals' names."""
+        """Return all evals' names. Raises LookupError where two claim one."""
 
 
 def load_manifest(
@@ -191,9 +192,10 @@ def _twice(variants: list[Variant], problems: Problems) -> None:
 def _evals(manifest: Manifest, registry: Evals, problems: Problems) -> list[tuple[SelectedEval, Size]]:
     selected: list[tuple[SelectedEval, Size]] = []
     keys: dict[str, KeyPath] = {}
+    known = _Known(registry)
     for index, selection in enumerate(manifest.evals):
         path: KeyPath = ("evals", index)
-        found = _eval(selection, path, registry, manifest.defaults, problems)
+        found = _eval(selection, path, known, manifest.defaults, problems)
         if found is None:
             continue
         task, size = found
@@ -208,36 +210,72 @@ def _evals(manifest: Manifest, registry: Evals, problems: Problems) -> list[tupl
     return selected
 
 
+class _Known:
+    """The registry, asked once a name: it looks at folders and installed packages every time."""
+
+    def __init__(self, registry: Evals) -> None:
+        self._registry = registry
+        self._evals: dict[str, Eval] = {}
+        try:
+            self._names = registry.names()
+        except LookupError as error:
+            raise ManifestError(str(error.args[0]), HINT) from error
+
+    def find(self, task: str) -> tuple[Eval, str] | Problem:
+        """Return the eval and the task's own name, or what is wrong; the problem stands below the selection."""
+        name, _, own = task.partition("/")
+        try:
+            if name in self._names and own in self._get(name).tasks:
+                return self._get(name), own
+        except ImportError as error:
+            return Problem(path=("task",), message=str(error), allowed="an eval that can be loaded")
+        return Problem(path=("task",), message=f"no task is called {task!r}", options=tuple(self._tasks()), wrong=task)
+
+    def _get(self, name: str) -> Eval:
+        if name not in self._evals:
+            self._evals[name] = self._registry.get(name)
+        return self._evals[name]
+
+    def _tasks(self) -> Iterator[str]:
+        for name in self._names:
+            with suppress(ImportError):  # a broken eval of somebody else is no reason not to list the others
+                yield from (f"{name}/{task}" for task in self._get(name).tasks)
+
+
 def _eval(
-    selection: EvalSelection, path: KeyPath, registry: Evals, defaults: Defaults, problems: Problems
+    selection: EvalSelection, path: KeyPath, known: _Known, defaults: Defaults, problems: Problems
 ) -> tuple[SelectedEval, Size] | None:
-    name, _, task = selection.task.partition("/")
-    evaluation = registry.get(name) if name in registry.names() else None
-    if evaluation is None or task not in evaluation.tasks:
-        options = tuple(f"{each}/{one}" for each in registry.names() for one in registry.get(each).tasks)
-        problems.add(Problem(path=(*path, "task"), message=f"no task is called {selection.task!r}", options=options, wrong=selection.task))
+    found = known.find(selection.task)
+    if isinstance(found, Problem):
+        problems.add(found.under(path))
         return None
+    evaluation, task = found
     prompting = _prompting(selection, path, defaults, problems)
     try:
         params = evaluation.normalise(task, selection.params)
         size = evaluation.size(task, params, None)
     except ParameterError as error:
-        problems.add(_parameter_problem(error, path))
+        problems.add(_parameter_problem(error, path, selection.params))
         return None
     key = selection.label or selection.task.replace("/", "-")
     return SelectedEval(key=key, task=selection.task, params=params, prompting=prompting, path=path), size
 
 
-def _parameter_problem(error: ParameterError, path: KeyPath) -> Problem:
-    wrong = str(error.path[-1]) if error.path and error.options else None
-    known_key = wrong is not None and wrong in error.options
+def _parameter_problem(error: ParameterError, path: KeyPath, params: Mapping[str, Any]) -> Problem:
+    """Say what an eval says. Its options are meant for the key where that is unknown, else for the value."""
+    at_key = error.message.startswith("unknown")
+    wrong: Any = error.path[-1] if error.path else None
+    if not at_key:
+        wrong = params
+        for part in error.path:
+            wrong = wrong[part] if isinstance(wrong, dict | list) and (part in wrong or isinstance(part, int)) else None
     return Problem(
         path=(*path, "params", *error.path),
         message=error.message,
         allowed=error.allowed,
         options=error.options,
-        wrong=None if known_key else wrong,
-        at_key="unknown" in error.message,
+        wrong=wrong if isinstance(wrong, str) else None,
+        at_key=at_key,
     )
 
 

@@ -107,15 +107,18 @@ def read_source(path: Path) -> Source:
 
 def parse(text: str, file: str) -> Source:
     """Turn YAML text into a Source; ``file`` is how messages call it. Raises ManifestError."""
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+        finally:
+            loader.dispose()
     except yaml.reader.ReaderError as error:
-        raise _wrong(file, _position_at(text, error.position), f"not YAML: {error.reason}") from error
+        found = yaml.reader.Reader.NON_PRINTABLE.search(text)  # the error's own position counts bytes in C and characters otherwise
+        at = _position_at(text, found.start() if found else 0)
+        raise _wrong(file, at, f"not YAML: {error.reason}; allowed: printable characters") from error
     except yaml.MarkedYAMLError as error:
         raise _syntax(file, text, error) from error
-    finally:
-        loader.dispose()
     if node is None:
         raise _wrong(file, (1, 1), "empty; allowed: a mapping of keys to values")
     if not isinstance(node, yaml.MappingNode):

@@ -58,8 +58,8 @@ def problems_of(model: type[BaseModel], data: Any, error: ValidationError) -> It
     for path, details in at.items():
         deeper = any(len(other) > len(path) and other[: len(path)] == path for other in at)
         kinds = [detail for detail in details if detail["type"] in _KINDS]
-        if len(kinds) < len(details):
-            told = [detail for detail in details if detail["type"] not in _KINDS]
+        told = [detail for detail in details if detail["type"] not in _KINDS and not (deeper and detail["type"] == "too_short")]
+        if told:
             yield _problem(model, data, path, told)
         elif not deeper:
             wanted = " or ".join(dict.fromkeys(_KINDS[detail["type"]] for detail in kinds))
