@@ -109,8 +109,10 @@ def _clustered(values: Floats, clusters: Sequence[str] | None) -> tuple[Floats, 
     index = np.fromiter((places.setdefault(cluster, len(places)) for cluster in clusters), dtype=np.int64, count=values.size)
     # Sorted first, so that a cluster's sum is added up in one order; rounded, so that equal sums are found equal.
     order = np.lexsort((values, index))
-    sums = np.round(np.bincount(index[order], weights=values[order]).astype(np.float64), 12)
-    sizes = np.bincount(index).astype(np.float64)
+    sums: Floats = np.zeros(len(places))
+    np.add.at(sums, index[order], values[order])
+    sums = np.round(sums, 12)
+    sizes: Floats = np.bincount(index).astype(np.float64)
     rank = np.lexsort((sums, sizes))
     return sums[rank], sizes[rank]
 
