@@ -8,7 +8,7 @@ from typing import Any
 from . import batches
 from .batches import Sized
 from .code import stage
-from .contracts.job import Job, JobCell, JobDevice, Limits, TimingPass, TokeniseItem
+from .contracts.job import Job, JobCell, JobDevice, Limits, TimingBucket, TimingPass, TokeniseItem
 from .contracts.plan import Lock, LockedModel, Plan, PlannedCell, PlannedJob, PlannedTask, TokeniseTask
 from .engines.base import ContainerSpec, Mount
 from .environments import find_environment
@@ -132,7 +132,7 @@ def _cell(
     have = answered(run.cell(cell.cell) / "responses.jsonl", wanted)
     batch_file = attempt.inputs / f"{cell.cell}.batches.jsonl"
     count = write_lines(batch_file, batches.missing(order, cell.batch, have, planned.shard, planned.shards))
-    buckets = ()
+    buckets: tuple[TimingBucket, ...] = ()
     if plan.timing.per_bucket and planned.shard == 0:
         buckets = batches.timing(order, plan.timing.per_bucket, timed(run.cell(cell.cell) / "timing.jsonl"))
     if not count and not buckets:

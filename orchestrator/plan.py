@@ -293,7 +293,7 @@ def _jobs(
     limits = Limits(
         load_s=wants.load_s, sample_s=wants.sample_s, cell_s=wants.cell_s, memory_bytes=bytes_of(wants.memory) if wants.memory else None
     )
-    jobs = []
+    jobs: list[PlannedJob] = []
     for (family, environment, model), members in groups.items():
         for shard in range(wants.shards):
             suffix = f".{shard}" if wants.shards > 1 else ""

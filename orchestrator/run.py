@@ -250,7 +250,7 @@ class _Session:
     def _place(self, plan: Plan, tasks: Sequence[int], views: Mapping[str, JobView]) -> Ran:
         """Start tasks, show how they go, start again what the infrastructure failed, and say how all ended."""
         backend = backends.make(plan.backend, self.options.parallel or plan.parallel)
-        names = {task.task: task.job for task in (*plan.tokenise, *plan.jobs)}
+        names = {task.task: task.job for task in plan.tokenise} | {task.task: task.job for task in plan.jobs}
         with Stopping().listening() as stopping, display(self.console) as shown:
             backend.submit(self.run.plan, tasks)
             return _watch(backend, self.run, names, Watcher(views, self.run.attempts, self.options.on_event), shown, stopping, self.say)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -223,6 +223,6 @@ class RunFolder:
         return self.path / "cells" / cell
 
 
-def plain(model: BaseModel) -> Mapping[str, Any]:
+def plain(model: BaseModel) -> dict[str, Any]:
     """Return a contract as plain JSON data."""
     return model.model_dump(mode="json")

@@ -123,7 +123,8 @@ def _required(plan: Plan, planned: PlannedJob) -> Mapping[str, Path]:
 
 
 def _task(plan: Plan, number: int) -> PlannedJob | TokeniseTask:
-    for task in (*plan.tokenise, *plan.jobs):
+    everything: list[PlannedJob | TokeniseTask] = [*plan.tokenise, *plan.jobs]
+    for task in everything:
         if task.task == number:
             return task
     raise LongctxError(f"The plan has no task {number}.", f"It has {len(plan.tokenise) + len(plan.jobs)}.")

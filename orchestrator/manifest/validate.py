@@ -69,6 +69,8 @@ def problems_of(model: type[BaseModel], data: Any, error: ValidationError) -> It
 def _problem(model: type[BaseModel], data: Any, path: KeyPath, details: list[ErrorDetails]) -> Problem:
     detail = details[0]
     context: Mapping[str, Any] = detail.get("ctx") or {}
+    if detail["loc"][-1] == "[key]":  # pydantic's mark for a mapping's key that is not allowed
+        return Problem(path=path, message="unknown key", options=tuple(_choices(detail)), wrong=str(path[-1]), at_key=True)
     match detail["type"]:
         case "extra_forbidden":
             owner = _owner(model, data, path[:-1])

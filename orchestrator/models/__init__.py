@@ -1,5 +1,5 @@
 """Models: from what a person writes (``pypi:…``, ``hf:…``, ``path:…``, ``random:…``) to a folder of files with checksums."""
 
-from .resolve import check, find, resolve
+from .resolution import check, find, resolve
 
 __all__ = ["check", "find", "resolve"]

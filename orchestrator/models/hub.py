@@ -16,7 +16,7 @@ from ..settings import Settings
 from .folder import choose, choose_in
 from .network import network_environment
 from .source import Located, Report
-from .store import FULL_OR_READ_ONLY, models_folder, read_json, storage_errors, write_json
+from .store import UNWRITABLE, models_folder, read_json, storage_errors, write_json
 
 SYNTAX = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -89,7 +89,7 @@ def fetch(rest: str, spec: ModelSpec, settings: Settings, report: Report) -> Loc
     except errors.HFValidationError as error:
         raise ModelError(f"model {spec.name}: {error}", "Write hf:OWNER/NAME or hf:OWNER/NAME@REVISION.") from error
     except (client, OSError) as error:
-        if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
             raise StorageError(f"the hub's cache: {error}", "Free some space, or name another folder in HF_HOME.") from error
         return _from_cache(cached, rest, spec, report, f"the hub cannot be reached ({_first_line(error)})")
     sizes = {name: (located.folder / name).stat().st_size for name in located.files}

@@ -1,4 +1,4 @@
-"""The port of a model source: one module a scheme, listed in ``resolve.SOURCES``."""
+"""The port of a model source: one module a scheme, listed in ``resolution.SOURCES``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

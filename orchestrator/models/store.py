@@ -17,7 +17,7 @@ from .source import Report
 MARKER = ".complete.json"
 """Written last; lists every file with its size, so that a folder cut short by a crash is seen."""
 
-FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR})
 
 
 def models_folder(settings: Settings) -> Path:
@@ -63,7 +63,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL_OR_READ_ONLY:
+        if error.errno in UNWRITABLE:
             raise StorageError(
                 f"{folder}: {error.strerror or error}",
                 "Free some space or make it writable, or name another folder as `cache` in the settings (or in LONGCTX_CACHE).",
