@@ -20,6 +20,7 @@ from .base import Eval
 
 BUILT_IN = {
     "passkey": ".passkey",
+    "prompt": ".prompt",
 }
 """Name to module, relative to this package; the module has an object ``EVAL``."""
 
