@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..catalog import PACKAGE, search_path
 from ..contracts.manifest import ModelsFile, ModelSpec
-from ..models.resolve import check
+from ..models import check
 from .problems import Problem, Problems
 from .source import KeyPath, read_source
 from .validate import validate
