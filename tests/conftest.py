@@ -1,5 +1,9 @@
-"""What every test may count on: markers that skip with a reason (or fail when required), a home that is not yours, and environments."""
+"""What every test may count on: markers that skip with a reason (or fail when required), a home that is not yours, and environments.
 
+Imports longctx only where it is used: some tests run inside an environment, where only the runner and the methods are.
+"""
+
+import contextlib
 import functools
 import os
 import shutil
@@ -7,13 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from longctx.orchestrator.engines.venv import VenvEngine
-from longctx.orchestrator.environments import load_environment
-from longctx.orchestrator.errors import EnvironmentFailed
-from longctx.orchestrator.settings import Settings, config_path, load_settings
+if TYPE_CHECKING:
+    from longctx.orchestrator.settings import Settings
 
 CALLER = dict(os.environ)
 """The environment that pytest was started in, before any test changed it."""
@@ -33,6 +36,8 @@ def _answers(*command: str) -> bool:
 
 
 def _no_venv() -> str | None:
+    from longctx.orchestrator.engines.venv import VenvEngine
+
     return VenvEngine(_settings()).unavailable()
 
 
@@ -73,6 +78,19 @@ NEEDS: Mapping[str, Callable[[], str | None]] = {
 """By marker: why its tests cannot run here, or None."""
 
 
+@contextlib.contextmanager
+def _callers_variables() -> Iterator[None]:
+    """Undo, for a while, what tests did to the environment: uv's cache and indexes are the caller's."""
+    present = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(CALLER)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(present)
+
+
 @functools.cache
 def _missing(marker: str) -> str | None:
     return NEEDS[marker]()
@@ -94,16 +112,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @functools.cache
-def _settings() -> Settings:
-    settings = load_settings()
+def _settings() -> "Settings":
+    from longctx.orchestrator.settings import load_settings
+
+    with _callers_variables():
+        settings = load_settings()
     if cache := CALLER.get("LONGCTX_TEST_CACHE"):
         return settings.model_copy(update={"cache": Path(cache).expanduser().absolute()})
     return settings
 
 
 def _real_places() -> tuple[str, ...]:
-    cache = Path(CALLER.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "longctx"
-    return tuple(str(place) for place in {config_path().parent, cache, _settings().cache})
+    home = Path(CALLER.get("HOME", "/"))
+    places = [
+        Path(CALLER.get("XDG_CONFIG_HOME") or home / ".config") / "longctx",
+        Path(CALLER.get("XDG_CACHE_HOME") or home / ".cache") / "longctx",
+    ]
+    places += [Path(CALLER[name]) for name in ("LONGCTX_CACHE", "LONGCTX_CONFIG", "LONGCTX_TEST_CACHE") if CALLER.get(name)]
+    return tuple(str(place.absolute()) for place in places)
 
 
 _forbidden: tuple[str, ...] = ()
@@ -113,7 +139,9 @@ def _guard(event: str, arguments: tuple[object, ...]) -> None:
     """Audit hook: while a unit test runs, the person's own settings and cache cannot be opened, listed or made."""
     if _forbidden and event in ("open", "os.mkdir", "os.listdir", "os.scandir", "os.rename", "os.remove") and arguments:
         path = arguments[0]
-        if isinstance(path, (str, os.PathLike)) and any(os.fspath(path) == place or str(path).startswith(place + "/") for place in _forbidden):
+        if isinstance(path, (str, os.PathLike)) and any(
+            os.fspath(path) == place or str(path).startswith(place + "/") for place in _forbidden
+        ):
             raise AssertionError(f"a unit test touches {path}, which is the real one")
 
 
@@ -148,20 +176,21 @@ def environment_python() -> Callable[[str], Path]:
 
     For tests marked ``venv``: one that cannot be made skips the test, or fails it where venv is required.
     """
+    from longctx.orchestrator.engines.venv import VenvEngine
+    from longctx.orchestrator.environments import load_environment
+    from longctx.orchestrator.errors import EnvironmentFailed
+
     engine = VenvEngine(_settings())
 
     @functools.cache
     def make(name: str) -> Path | str:
         spec = load_environment(name)
-        changed = {key: value for key, value in os.environ.items() if CALLER.get(key) != value}
         try:
-            os.environ.update(CALLER)
-            engine.prepare(spec, "cpu", print)
+            with _callers_variables():
+                engine.prepare(spec, "cpu", print)
             return engine.python(spec, "cpu")
         except EnvironmentFailed as error:
             return str(error)
-        finally:
-            os.environ.update(changed)
 
     def python(name: str) -> Path:
         made = make(name)
@@ -175,6 +204,6 @@ def environment_python() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def test_settings() -> Settings:
+def real_settings() -> "Settings":
     """Return the settings that ``environment_python`` uses, for tests that start jobs in those environments."""
     return _settings()

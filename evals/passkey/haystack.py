@@ -54,8 +54,9 @@ MOODS = (
 )  # fmt: skip
 SKIES = (
     "the sky was clear", "a light rain fell", "the wind blew from the west", "fog covered the road", "the sun was warm",
-    "snow lay on the roofs", "the clouds were low", "the air smelled of smoke", "the moon was bright", "thunder rolled far away", "the streets were empty",
-    "the bells were ringing", "the leaves had turned brown", "the water was high", "birds were singing", "the shops had closed",
+    "snow lay on the roofs", "the clouds were low", "the air smelled of smoke", "the moon was bright", "thunder rolled far away",
+    "the streets were empty", "the bells were ringing", "the leaves had turned brown", "the water was high", "birds were singing",
+    "the shops had closed",
 )  # fmt: skip
 
 GAPS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import app
-from .shared import AcceptOption, EngineOption, FreshOption, ManifestPath, NameOption, console
+from .shared import AcceptOption, EngineOption, FreshOption, ManifestPath, NameOption, console, find_manifest
 
 if TYPE_CHECKING:
     from ..contracts.result import Summary
@@ -35,7 +35,7 @@ def run(
     out = console()
     settings = load_settings()
     options = RunOptions(
-        manifest=manifest, name=name, engine=engine, backend=backend, accept_code=accept_code, fresh=fresh, retry_errors=retry_errors,
+        manifest=find_manifest(manifest), name=name, engine=engine, backend=backend, accept_code=accept_code, fresh=fresh, retry_errors=retry_errors,
         parallel=parallel, command=shlex.join(["longctx", *(argument for argument in sys.argv[1:] if argument != "--fresh")]),
     )  # fmt: skip
     try:
@@ -71,7 +71,7 @@ def plan(
     from ..store import RunFolder
 
     settings = load_settings()
-    loaded = world.read(manifest, settings)
+    loaded = world.read(find_manifest(manifest), settings)
     here = world.look(loaded, settings, engine or loaded.manifest.engine, lambda _: None, fetch=False)
     folder = RunFolder((settings.runs / (name or loaded.manifest.name)).absolute())
     made = world.make_plan(here, world.facts(here, build=True), folder, Options(run=folder.name, accept_code=accept_code, fresh=fresh))

@@ -5,19 +5,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import BadRunFolder
+from ..errors import BadRunFolder, ManifestError
 from ..settings import Settings
 from ..store import RunFolder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file.", metavar="MANIFEST")]
+ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file; or the name of one that comes with longctx, such as quickstart.", metavar="MANIFEST")]
 EngineOption = Annotated[str | None, typer.Option("--engine", "-e", help="auto, docker or venv; the manifest's own when absent.")]
 NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the run's folder; the manifest's name when absent.")]
 RunArgument = Annotated[str, typer.Argument(help="A run's name, or the path of its folder.", metavar="RUN")]
 AcceptOption = Annotated[bool, typer.Option("--accept-code", help="Keep answers made by older code of the same configuration.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Run everything again; earlier answers are set aside, not lost.")]
+
+
+def find_manifest(path: Path) -> Path:
+    """Return the manifest's path; a bare name that is no file means one that comes with longctx. Raises ManifestError listing those."""
+    own = Path(__file__).parents[2] / "manifests"
+    if path.exists():
+        return path
+    if len(path.parts) == 1 and (own / f"{path}.yaml").is_file():
+        return own / f"{path}.yaml"
+    there = sorted(one.stem for one in own.glob("*.yaml") if one.stem != "models")
+    raise ManifestError(f"{path}: there is no such file.", f"Name a YAML file, or one that comes with longctx: {', '.join(there)}.")
 
 
 def console(*, stderr: bool = False) -> "Console":
