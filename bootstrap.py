@@ -133,7 +133,7 @@ def how_to_get_uv():
     """Return what a person can install."""
     version = "{}.{}".format(*sys.version_info)
     return (
-        f"uv is needed and cannot be fetched, because {sys.executable} has neither pip nor venv. Install one of these, then run this again:\n"
+        f"uv is needed and cannot be fetched: {sys.executable} has neither pip nor venv. Install one of these, then run this again:\n"
         "  uv itself, from your system's packages or with `pipx install uv`\n"
         f"  Debian or Ubuntu: apt install python3-pip, or python{version}-venv"
     )
