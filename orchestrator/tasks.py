@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ..evals import base
 from .contracts.request import Reference, Request
 from .errors import BadRunFolder, DataError, ManifestError
-from .store import canonical, digest, read_lines, writing
+from .store import canonical, digest, file_digest, read_lines, writing
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -27,7 +27,7 @@ def eval_sha256(evaluation: base.Eval, task: str) -> str:
     files = evaluation.code()
     top = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
     # File names relative to their own folder: the same wherever the package lies.
-    contents = {file.relative_to(top).as_posix(): digest(file.read_bytes().hex()) for file in files}
+    contents = {file.relative_to(top).as_posix(): file_digest(file) for file in files}
     return digest({"eval": evaluation.name, "task": task, "metric": evaluation.metric, "code": contents})
 
 
