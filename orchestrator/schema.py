@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from .contracts.job import Job
+from .contracts.cell import CellState
+from .contracts.job import Batch, Job
 from .contracts.manifest import EnvironmentSpec, Manifest, MethodSpec, ModelsFile
 from .contracts.outcome import Environment, Event, Exit, Verdict
 from .contracts.plan import Lock, Plan
@@ -22,6 +23,8 @@ FOLDER = Path(__file__).parent / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 DOCUMENTS: Mapping[str, Any] = {
+    "batch": Batch,
+    "cell": CellState,
     "environment": Environment,
     "environment-spec": EnvironmentSpec,
     "event": Event,

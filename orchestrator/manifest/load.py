@@ -17,7 +17,7 @@ from .models import KnownModel, known_models, placed, source_problem, unknown_mo
 from .problems import HINT, Problem, Problems
 from .selected import LoadedManifest, SelectedEval, SelectedModel, Variant
 from .source import KeyPath, read_source
-from .validate import validate
+from .validate import has, validate
 from .variants import variants_of
 
 Window = Callable[[ModelSpec], int | None]
@@ -264,11 +264,10 @@ def _eval(
 def _parameter_problem(error: ParameterError, path: KeyPath, params: Mapping[str, Any]) -> Problem:
     """Say what an eval says. Its options are meant for the key where that is unknown, else for the value."""
     at_key = error.message.startswith("unknown")
-    wrong: Any = error.path[-1] if error.path else None
+    wrong: Any = error.path[-1] if at_key and error.path else params
     if not at_key:
-        wrong = params
         for part in error.path:
-            wrong = wrong[part] if isinstance(wrong, dict | list) and (part in wrong or isinstance(part, int)) else None
+            wrong = wrong[part] if has(wrong, part) else None
     return Problem(
         path=(*path, "params", *error.path),
         message=error.message,

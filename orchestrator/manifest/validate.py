@@ -108,7 +108,7 @@ def _path(data: Any, detail: ErrorDetails) -> KeyPath:
     here: Any = data
     for index, part in enumerate(detail["loc"]):
         last = index == len(detail["loc"]) - 1
-        if _has(here, part):
+        if has(here, part):
             path.append(part)
             here = here[part]
         elif last and detail["type"] == "missing":
@@ -116,7 +116,8 @@ def _path(data: Any, detail: ErrorDetails) -> KeyPath:
     return tuple(path)
 
 
-def _has(value: Any, part: str | int) -> bool:
+def has(value: Any, part: str | int) -> bool:
+    """Say whether plain data has something at a key or index."""
     if isinstance(value, dict):
         return part in value
     return isinstance(value, list) and isinstance(part, int) and part < len(value)
