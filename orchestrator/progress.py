@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RATE_WINDOW_SECONDS = 30.0
 PLAIN_EVERY_SECONDS = 10.0
+"""How often a plain line tells how far a job is, if it got any further."""
 
 
 @dataclass
@@ -125,17 +126,17 @@ class PlainDisplay:
 
     def __init__(self, console: "Console") -> None:
         self._console = console
-        self._said: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, tuple[str, int, float]] = {}
         self._warned: dict[str, int] = {}
 
     def show(self, views: Mapping[str, JobView]) -> None:
         """Print what is worth a line."""
         now = time.monotonic()
         for job, view in views.items():
-            state, at = self._said.get(job, ("waiting", 0.0))
-            kind = f"{view.state} {view.cell} {view.phase}"
-            if kind != state or (view.state == "running" and now - at > PLAIN_EVERY_SECONDS):
-                self._said[job] = (kind, now)
+            kind, done, at = self._said.get(job, ("waiting  ", 0, 0.0))
+            new = f"{view.state} {view.cell} {view.phase}"
+            if new != kind or (view.done != done and now - at > PLAIN_EVERY_SECONDS):
+                self._said[job] = (new, view.done, now)
                 if view.state != "waiting":
                     self._console.print(f"{job}: {view.text()}", markup=False, highlight=False)
             for message in view.warnings[self._warned.get(job, 0) :]:

@@ -13,7 +13,7 @@ from . import backends, cells, devices, scoring, taskstore, tokens, world
 from .backends.base import Backend
 from .contracts.cell import CellState
 from .contracts.outcome import Event, Verdict
-from .contracts.plan import Absent, Lock, LockedEnvironment, LockedMethod, LockedModel, Plan, PlannedCell, Timeline, TokeniseTask
+from .contracts.plan import Absent, Lock, LockedEnvironment, LockedMethod, LockedModel, Plan, PlannedCell, Timeline
 from .contracts.result import Result, Row, Summary
 from .environments import find_environment
 from .errors import EnvironmentFailed, Interrupted, ModelError, RunIncomplete
@@ -179,7 +179,7 @@ class _Session:
             self._environments[environment] = here.engine.prepare(find_environment(environment).spec, "cpu", self.say)
         plan = plan.model_copy(update={"tokenise": tuple(left), "jobs": ()})
         self._write(here, plan, models)
-        ran = self._place(plan, [task.task for task in left], _tokenise_views(left))
+        ran = self._place(plan, [task.task for task in left], _tokenise_views(plan))
         if ran.stopped:
             raise Interrupted("Stopped while tokenising; nothing is lost.", f"Resume: {self.options.command}")
         for task in left:
@@ -208,20 +208,21 @@ class _Session:
 
     def _take_over(self, plan: Plan) -> None:
         """Bring the cells' folders to where the jobs start from: adopt from sibling runs, set aside what does not count."""
+        hardware = devices.hardware(plan.device)
         for cell in plan.cells:
             folder = self.run.cell(cell.cell)
+            cells.tidy(folder)
             if cell.source is not None:
-                source = next(
-                    place for place in (self.run.path.parent / cell.source / "cells").iterdir() if place.name.endswith(f"--{cell.config_sha256[:10]}")
-                )
-                cells.adopt(source, folder)
-            elif cell.status in ("STALE", "RERUN") and (folder / "cell.json").exists():
-                state = read_document(folder / "cell.json", CellState)
-                if cell.status == "STALE" or self.options.fresh:
-                    cells.set_aside(folder, state)
-                else:
-                    cells.drop_errors(folder, state)
-            hardware = devices.hardware(plan.device)
+                places = (self.run.path.parent / cell.source / "cells").iterdir()
+                cells.adopt(next(place for place in places if place != folder and place.name.endswith(f"--{cell.config_sha256[:10]}")), folder)
+            if (folder / "cell.json").exists():
+                if cell.status == "STALE" or (cell.status == "RERUN" and self.options.fresh):
+                    cells.set_aside(folder)
+                    continue
+                if cell.status == "RERUN":
+                    cells.drop_errors(folder)
+                if cell.accepted_code is not None:
+                    cells.accept(folder, cell.code_sha256)
             cells.set_aside_timing(folder, hardware)
 
     def _write(self, here: world.World, plan: Plan, models: Mapping[str, LockedModel]) -> Plan:
@@ -355,8 +356,9 @@ def _why(verdict: Verdict | None) -> str:
     return " ".join(part for part in (verdict.outcome.replace("_", " "), f"({detail[-1]})" if detail else "", verdict.next_step) if part)
 
 
-def _tokenise_views(tasks: Sequence[TokeniseTask]) -> dict[str, JobView]:
-    return {task.job: JobView(job=task.job, total=len(task.items), labels={}) for task in tasks}
+def _tokenise_views(plan: Plan) -> dict[str, JobView]:
+    sizes = {task.key: task.requests or 0 for task in plan.tasks}
+    return {task.job: JobView(job=task.job, total=sum(sizes[item[0]] for item in task.items), labels={}) for task in plan.tokenise}
 
 
 def _absent(one: Absent) -> Row:
