@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from longctx.orchestrator.errors import ModelError
 from longctx.orchestrator.models.convert import convert
 
-from .conftest import CONTROL, HEADS, HIDDEN, KV_HEADS, TOKENS, Array, random_weights, write_gguf
+from .tiny_gguf import CONTROL, HEADS, HIDDEN, KV_HEADS, TOKENS, Array, random_weights, write_gguf
 
 
 def converted(gguf: Path, tmp_path: Path) -> Path:
