@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,17 +16,19 @@ from pydantic import ValidationError
 
 from .batches import Sized
 from .contracts.cell import CellState, Source
-from .contracts.job import Job
+from .contracts.job import Batch, Job, JobCell
 from .contracts.outcome import Environment, Verdict
 from .contracts.plan import PlannedCell
 from .contracts.response import Response, Timing
 from .errors import BadRunFolder
-from .store import LINE_LIMIT, RunFolder, digest, file_digest, lines, link_or_copy, read_document, write, write_document, writing
+from .store import (
+    LINE_LIMIT, RunFolder, digest, file_digest, lines, link_or_copy, read_document, read_lines, storage_errors, write, write_document, writing,
+)  # fmt: skip
 
 OUT_LIMIT = 64 * 2**30
 FILES_LIMIT = 100_000
 MERGED = "merged"
-"""Marks an attempt whose output was taken."""
+"""Names, a line each, the cells whose part of an attempt's output was taken, so that it is never taken again."""
 
 
 def covers(pairs: Iterable[tuple[str, str]]) -> str:
@@ -37,18 +39,33 @@ def covers(pairs: Iterable[tuple[str, str]]) -> str:
     return total.hexdigest()
 
 
+_READABLE = {stat.S_IFREG: stat.S_IRUSR, stat.S_IFDIR: stat.S_IRUSR | stat.S_IXUSR}
+"""Mode bits without which the host, if it is not root, would stumble over what a container left."""
+
+
 def refuse_hostile(out: Path) -> str | None:
     """Return why a container's output cannot be used, or None."""
     size = files = 0
+    try:
+        status = out.lstat()
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if not stat.S_ISDIR(status.st_mode) or stat.S_IMODE(status.st_mode) & _READABLE[stat.S_IFDIR] != _READABLE[stat.S_IFDIR]:
+        return "it is no folder that can be read"
     for folder, folders, names in os.walk(out):
         for name in (*folders, *names):
             path = Path(folder) / name
-            status = path.lstat()
+            try:
+                status = path.lstat()
+            except OSError as error:
+                return f"{path.relative_to(out)} cannot be read: {error.strerror}"
             files += 1
             if stat.S_ISLNK(status.st_mode):
                 return f"it holds a link: {path.relative_to(out)}"
             if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
                 return f"it holds something that is no file: {path.relative_to(out)}"
+            if stat.S_IMODE(status.st_mode) & _READABLE[stat.S_IFMT(status.st_mode)] != _READABLE[stat.S_IFMT(status.st_mode)]:
+                return f"it holds something that its owner may not read: {path.relative_to(out)}"
             if stat.S_ISREG(status.st_mode):
                 size += status.st_size
         if files > FILES_LIMIT or size > OUT_LIMIT:
@@ -73,10 +90,23 @@ class _Gathered:
     places: dict[str, _Place] = field(default_factory=dict)
     timings: dict[str, bytes] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
+    codes: set[str] = field(default_factory=set)
 
 
-def _index(path: Path) -> dict[str, _Place]:
-    """Validate every line of a responses file; return where each lies. Bad lines are left out (they will be answered again)."""
+def _better(one: _Place, other: _Place | None, wanted: Mapping[str, str], name: str) -> bool:
+    """Whether ``one`` replaces ``other``: it answers the request as it stands now, or it is no error, or it is the newer of two errors."""
+
+    def rank(place: _Place) -> tuple[bool, bool]:
+        return wanted.get(name) == place.request_sha256, not place.error
+
+    return other is None or rank(one) > rank(other) or (rank(one) == rank(other) and one.error)
+
+
+def _index(path: Path, asked: Collection[str] | None = None) -> dict[str, _Place]:
+    """Validate every line of a responses file; return where each lies.
+
+    Bad lines, and ids that were not ``asked`` for, are left out (if they are wanted they will be answered again).
+    """
     found: dict[str, _Place] = {}
     if not path.exists():
         return found
@@ -86,7 +116,8 @@ def _index(path: Path) -> dict[str, _Place]:
             if line.endswith(b"\n"):
                 try:
                     response = Response.model_validate_json(line)
-                    found[response.id] = _Place(path, offset, len(line), response.request_sha256, response.finish == "error")
+                    if asked is None or response.id in asked:
+                        found[response.id] = _Place(path, offset, len(line), response.request_sha256, response.finish == "error")
                 except ValidationError:
                     pass
             offset += len(line)
@@ -103,66 +134,76 @@ def _environment(out: Path) -> Environment | None:
         return None
 
 
-def _timings(path: Path) -> dict[str, bytes]:
+def _timings(path: Path, asked: Collection[str] | None = None) -> dict[str, bytes]:
     found = {}
     if path.exists():
         for line in lines(path):
             try:
                 timing = Timing.model_validate_json(line)
-                found[timing.id] = timing.model_dump_json().encode()
+                if asked is None or timing.id in asked:
+                    found[timing.id] = timing.model_dump_json().encode()
             except ValidationError:
                 continue
     return found
 
 
 def collect(run: RunFolder, cells: Mapping[str, PlannedCell], *, dead: bool = False) -> list[str]:
-    """Merge every attempt not merged yet into its cells; return the cells that changed.
+    """Merge what attempts hold and was not taken yet into its cells; return the cells that changed.
 
     An attempt counts for a cell only if it ran the cell's configuration with code that the plan takes. ``dead`` says that nothing runs
     any more, so that attempts without a verdict (killed ones) are complete too.
     """
     gathered: dict[str, _Gathered] = {}
-    taken: list[Path] = []
+    taken: dict[Path, list[str]] = {}
+    orders: dict[str, Mapping[str, str]] = {}
     jobs = run.path / "jobs"
     for folder in sorted(jobs.iterdir()) if jobs.is_dir() else []:
         for attempt in run.attempts(folder.name):
-            if (attempt / MERGED).exists() or not (attempt / "job.json").exists():
-                continue
-            if _gather(run, attempt, cells, gathered) and (dead or (attempt / "verdict.json").exists()):
-                taken.append(attempt)
+            if (attempt / "job.json").exists():
+                part = _gather(run, attempt, cells, gathered, orders)
+                if part and (dead or (attempt / "verdict.json").exists()):
+                    taken[attempt] = part
     for name, found in gathered.items():
-        _merge(run, cells[name], found)
-    for attempt in taken:
-        write(attempt / MERGED, "")
+        _merge(run, cells[name], found, _order(run, cells[name], orders))
+    for attempt, names in taken.items():
+        write(attempt / MERGED, "".join(f"{name}\n" for name in sorted({*merged(attempt), *names})))
     return list(gathered)
 
 
-def _gather(run: RunFolder, attempt: Path, cells: Mapping[str, PlannedCell], gathered: dict[str, _Gathered]) -> bool:
-    """Index what one attempt wrote; return whether all of it found its cell, so that the attempt need not be read again."""
+def merged(attempt: Path) -> frozenset[str]:
+    """Return the cells whose part of an attempt's output was taken already."""
+    path = attempt / MERGED
+    return frozenset(path.read_text(encoding="utf-8").splitlines()) if path.exists() else frozenset()
+
+
+def _gather(
+    run: RunFolder, attempt: Path, cells: Mapping[str, PlannedCell], gathered: dict[str, _Gathered], orders: dict[str, Mapping[str, str]]
+) -> list[str]:
+    """Index what one attempt wrote for cells of the plan; return those cells. What other code or another configuration made stays for later."""
     try:
         job = Job.model_validate_json((attempt / "job.json").read_bytes())
     except ValidationError:
-        return True
+        return []
+    done = merged(attempt)
+    parts = [part for part in job.cells if part.cell not in done and _counts(part, cells.get(part.cell))]
     out = attempt / "out"
-    if job.kind != "generate" or refuse_hostile(out):
-        return True
-    complete = True
+    if not parts or refuse_hostile(out):
+        return [part.cell for part in parts]
     verdict = read_document(attempt / "verdict.json", Verdict) if (attempt / "verdict.json").exists() else None
     environment = _environment(out)
-    for part in job.cells:
-        planned = cells.get(part.cell)
-        if planned is None or part.config_sha256 != planned.config_sha256 or part.code_sha256 not in (planned.code_sha256, planned.accepted_code):
-            complete = False
-            continue
-        places = _index(out / f"{part.cell}.responses.jsonl")
-        timings = _timings(out / f"{part.cell}.timing.jsonl")
+    for part in parts:
+        places = _index(out / f"{part.cell}.responses.jsonl", _asked(attempt, part))
+        timed = {one for bucket in part.timing.buckets for one in bucket.requests} if part.timing else set()
+        timings = _timings(out / f"{part.cell}.timing.jsonl", timed)
         if not places and not timings:
             continue
         found = gathered.setdefault(part.cell, _Gathered())
+        wanted = _order(run, cells[part.cell], orders)
         for name, place in places.items():
-            if name not in found.places or found.places[name].error:
+            if _better(place, found.places.get(name), wanted, name):
                 found.places[name] = place
         found.timings |= timings
+        found.codes.add(part.code_sha256)
         weights = next((_weights(place) for place in places.values()), None)
         found.sources.append(
             Source(
@@ -171,7 +212,22 @@ def _gather(run: RunFolder, attempt: Path, cells: Mapping[str, PlannedCell], gat
                 environment=environment,
             )  # fmt: skip
         )
-    return complete
+    return [part.cell for part in parts]
+
+
+def _counts(part: JobCell, planned: PlannedCell | None) -> bool:
+    """Whether a part of a job ran what the plan's cell asks for."""
+    return (
+        planned is not None
+        and part.config_sha256 == planned.config_sha256
+        and part.code_sha256 in (planned.code_sha256, planned.accepted_code)
+    )
+
+
+def _asked(attempt: Path, part: JobCell) -> frozenset[str]:
+    """Return the ids that an attempt was to answer for a cell: whatever else it wrote was not asked for."""
+    path = attempt / "in" / f"{part.cell}.batches.jsonl"
+    return frozenset(name for batch in read_lines(path, Batch) for name in batch.keep) if path.exists() else frozenset()
 
 
 def _weights(place: _Place) -> int | None:
@@ -184,27 +240,29 @@ def _read(place: _Place) -> bytes:
         return file.read(place.length)
 
 
-def _merge(run: RunFolder, cell: PlannedCell, found: _Gathered) -> None:
+def _merge(run: RunFolder, cell: PlannedCell, found: _Gathered, wanted: Mapping[str, str]) -> None:
     """Write responses.jsonl in the order of the task's requests, then the timings, then the state."""
     folder = run.cell(cell.cell)
     target = folder / "responses.jsonl"
+    tidy(folder)
     state = read_document(folder / "cell.json", CellState) if (folder / "cell.json").exists() else None
-    keep = {cell.code_sha256, cell.accepted_code}
-    if state is not None and not set(state.codes) <= keep:
-        set_aside(folder, state)
+    if state is not None and not {cell.code_sha256, cell.accepted_code} & set(state.codes):
+        set_aside(folder)
         state = None
-    places = _index(target) | {}
+    places = _index(target)
     for name, place in found.places.items():
-        if name not in places or places[name].error or places[name].request_sha256 != place.request_sha256:
+        if _better(place, places.get(name), wanted, name):
             places[name] = place
-    order = _order(run, cell, places)
+    first = [name for name in wanted if name in places]
+    # Answers to requests that the task no longer has are kept, at the end: the task may want them again.
+    order = [*first, *sorted(set(places) - set(first))]
     with writing(target) as file:
         for name in order:
             file.write(Response.model_validate_json(_read(places[name])).model_dump_json().encode() + b"\n")
     timings = _timings(folder / "timing.jsonl") | found.timings
     if timings:
         write(folder / "timing.jsonl", b"".join(line + b"\n" for line in timings.values()))
-    codes = {*(state.codes if state else ()), cell.code_sha256}
+    codes = {*(state.codes if state else ()), *found.codes, cell.code_sha256}
     write_document(
         folder / "cell.json",
         CellState(
@@ -215,21 +273,35 @@ def _merge(run: RunFolder, cell: PlannedCell, found: _Gathered) -> None:
     )
 
 
-def _order(run: RunFolder, cell: PlannedCell, places: Mapping[str, _Place]) -> Sequence[str]:
-    """Return the answered ids in the order of the task's requests; those of requests that the task no longer has come last, by id."""
-    path = run.requests(cell.task)
-    known = [row["id"] for row in map(json.loads, lines(path))] if path.exists() else []
-    first = [name for name in known if name in places]
-    return [*first, *sorted(set(places) - set(first))]
+def _order(run: RunFolder, cell: PlannedCell, orders: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """Return the hash of every request of the cell's task by id, in the task's order; each task is read once."""
+    if cell.task not in orders:
+        path = run.requests(cell.task)
+        orders[cell.task] = {row["id"]: digest(row) for row in map(json.loads, lines(path))} if path.exists() else {}
+    return orders[cell.task]
 
 
-def set_aside(folder: Path, state: CellState) -> None:
-    """Keep responses of older code beside the new ones, under the code's hash."""
-    suffix = state.codes[-1][:10] if state.codes else "unknown"
-    for name in ("responses.jsonl", "timing.jsonl", "scores.jsonl", "result.json", "cell.json"):
-        path = folder / name
-        if path.exists():
-            path.replace(path.with_name(f"{path.stem}.{suffix}{path.suffix}"))
+def set_aside(folder: Path) -> None:
+    """Keep a cell's folder, whole, under a name that no plan looks for. One rename, so that there is no moment between."""
+    for number in range(1, 10_000):
+        target = folder.with_name(f"{folder.name}.aside{number}")
+        if not target.exists():
+            with storage_errors(target):
+                folder.rename(target)
+            return
+
+
+def tidy(folder: Path) -> None:
+    """Set aside answers without a state: a process was killed between the two. The attempt that they came from still has them."""
+    if not (folder / "cell.json").exists() and (folder / "responses.jsonl").exists():
+        set_aside(folder)
+
+
+def accept(folder: Path, code_sha256: str) -> None:
+    """Record that a person takes the cell's answers, made by other code, for those of this code."""
+    state = read_document(folder / "cell.json", CellState)
+    if code_sha256 not in state.codes:
+        write_document(folder / "cell.json", state.model_copy(update={"codes": tuple(sorted({*state.codes, code_sha256}))}))
 
 
 def set_aside_timing(folder: Path, hardware: str) -> None:
@@ -237,11 +309,17 @@ def set_aside_timing(folder: Path, hardware: str) -> None:
     if not (folder / "cell.json").exists() or not (folder / "timing.jsonl").exists():
         return
     state = read_document(folder / "cell.json", CellState)
-    others = [source for source in state.sources if source.timings and hardware_of(source.environment) not in (None, hardware)]
+    others = [source for source in state.sources if source.timings and not same_hardware(source.environment, hardware)]
     if others:
         (folder / "timing.jsonl").replace(folder / f"timing.{digest(hardware_of(others[-1].environment))[:10]}.jsonl")
         kept = tuple(source.model_copy(update={"timings": 0}) if source in others else source for source in state.sources)
         write_document(folder / "cell.json", state.model_copy(update={"sources": kept}))
+
+
+def same_hardware(environment: Environment | None, hardware: str) -> bool:
+    """Whether an attempt computed on what this host has; ``hardware`` may name several kinds of GPU, a job has some of them."""
+    known = hardware_of(environment)
+    return known is None or set(known.split(" + ")) <= set(hardware.split(" + "))
 
 
 def hardware_of(environment: Environment | None) -> str | None:
@@ -253,32 +331,49 @@ def hardware_of(environment: Environment | None) -> str | None:
     return environment.cpu
 
 
-def drop_errors(folder: Path, state: CellState) -> None:
-    """Forget answers that ended in an error, so that they are tried again."""
+def drop_errors(folder: Path) -> None:
+    """Forget answers that ended in an error, so that they are tried again. The state goes first: it never promises more than is there."""
+    state = read_document(folder / "cell.json", CellState)
     places = {name: place for name, place in _index(folder / "responses.jsonl").items() if not place.error}
+    covered = covers((name, place.request_sha256) for name, place in places.items())
+    write_document(folder / "cell.json", state.model_copy(update={"answered": len(places), "errors": 0, "covers_sha256": covered}))
     with writing(folder / "responses.jsonl") as file:
         for place in places.values():
             file.write(_read(place))
-    covered = covers((name, place.request_sha256) for name, place in places.items())
-    write_document(
-        folder / "cell.json", state.model_copy(update={"answered": len(places), "errors": 0, "covers_sha256": covered})
-    )
 
 
 def adopt(source: Path, target: Path) -> None:
-    """Take over a cell from another run: its responses, timings and state."""
+    """Take over a cell from another folder: its responses, timings and state. What the target held is set aside."""
     if not (source / "cell.json").exists():
         raise BadRunFolder(f"{source} holds no cell.json.", "It changed while it was read; run again.")
-    for name in ("responses.jsonl", "timing.jsonl", "cell.json"):
+    if target.exists():
+        set_aside(target)
+    # Read before the responses are linked: the other run may go on, and a state must never promise more than is there.
+    state = (source / "cell.json").read_bytes()
+    for name in ("responses.jsonl", "timing.jsonl"):
         if (source / name).exists():
             link_or_copy(source / name, target / name)
+    write(target / "cell.json", state)
 
 
-def pairs(path: Path) -> dict[str, str]:
-    """Return request hash by id of everything answered in a responses file."""
-    if not path.exists():
-        return {}
-    return {row["id"]: row["request_sha256"] for row in map(json.loads, lines(path))}
+class Answered(NamedTuple):
+    """What a responses file holds."""
+
+    pairs: dict[str, str]
+    """Request hash by id."""
+    errors: frozenset[str]
+    """The ids whose answer is an error."""
+
+
+def answered(path: Path) -> Answered:
+    """Read a responses file that longctx wrote; empty where there is none."""
+    found, errors = {}, set()
+    if path.exists():
+        for row in map(json.loads, lines(path)):
+            found[row["id"]] = row["request_sha256"]
+            if row["finish"] == "error":
+                errors.add(row["id"])
+    return Answered(found, frozenset(errors))
 
 
 def wanted(requests: Sequence[Sized]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from . import batches, cells, devices, taskstore
 from .contracts.cell import CellState
 from .contracts.job import DeviceKind
+from .errors import BadRunFolder
 from .jobs import ids_name, sized, timed
 from .plan import Identity, Inspection, Lengths, OnDisk
 from .store import RunFolder, file_digest, plain, read_document
@@ -28,7 +29,15 @@ def inspect(run: RunFolder, identities: Sequence[Identity], device: DeviceKind, 
     for place in siblings:
         for folder in _cell_folders(place):
             identity = wanted.get(hash_of(folder))
-            if identity is not None and (seen := _look(folder, place, run, identity, pairs, hardware, per_bucket)) is not None:
+            if identity is None:
+                continue
+            try:
+                seen = _look(folder, place, run, identity, pairs, hardware, per_bucket)
+            except BadRunFolder:
+                if place == run.path:
+                    raise
+                continue  # a damaged sibling is a matter of its own
+            if seen is not None:
                 found.setdefault(identity.config_sha256, []).append(seen)
     return Inspection(cells=found, lengths=_lengths(run, identities))
 
@@ -77,31 +86,37 @@ def _look(
         return None
     total = identity.task.planned.requests
     order = pairs.sized(identity)
+    errors = state.errors
     if identity.task.covers is not None and state.covers_sha256 == identity.task.covers and total is not None:
         answered = total
     else:
-        have = cells.pairs(folder / "responses.jsonl")
+        have = cells.answered(folder / "responses.jsonl")
         known = pairs.pairs(identity)
-        answered = len(have) if known is None else sum(have.get(name) == sha256 for name, sha256 in known.items())
-        answered = answered if total is None else min(answered, total)
-    same_hardware = all(cells.hardware_of(source.environment) in (None, hardware) for source in state.sources if source.timings)
+        current = set(have.pairs) if known is None else {name for name, sha256 in known.items() if have.pairs.get(name) == sha256}
+        answered = len(current) if total is None else min(len(current), total)
+        errors = len(current & have.errors)
+    same_hardware = all(cells.same_hardware(source.environment, hardware) for source in state.sources if source.timings)
     done = timed(folder / "timing.jsonl") if same_hardware else set()
-    complete = order is not None and not batches.timing(order, per_bucket, done)
+    complete = not per_bucket or (order is not None and not batches.timing(order, per_bucket, done))
+    # A cell is this run's own under its present name only: when its model was renamed, its folder is taken over like another run's.
+    own = place == run.path and folder.name == identity.name
     return OnDisk(
-        run=place.name, own=place == run.path, codes=state.codes, answered=answered, timed=complete, errors=state.errors,
-        scored=_scored(folder, identity),
-    )  # fmt: skip
+        run=place.name, own=own, codes=state.codes, answered=answered, timed=complete, errors=errors, scored=_scored(folder, identity)
+    )
 
 
 def _scored(folder: Path, identity: Identity) -> bool:
-    path = folder / "result.json"
-    if not path.exists():
+    path, responses = folder / "result.json", folder / "responses.jsonl"
+    if not path.exists() or not responses.exists():
         return False
-    result: Mapping[str, Any] = json.loads(path.read_bytes())
+    try:
+        result: Mapping[str, Any] = json.loads(path.read_bytes())
+    except ValueError:
+        return False  # it is made anew
     return (
         result.get("eval_sha256") == identity.task.planned.eval_sha256
         and result.get("references_sha256") == identity.task.references_sha256
-        and result.get("responses_sha256") == file_digest(folder / "responses.jsonl")
+        and result.get("responses_sha256") == file_digest(responses)
     )
 
 
