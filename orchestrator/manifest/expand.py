@@ -40,7 +40,7 @@ def expand(loaded: LoadedManifest, architecture: Architecture | None = None, dev
     cells: list[Cell] = []
     absent: list[Absent] = []
     for model, variant, task, left_out, explicit in matrix(loaded):
-        reason = reasons[model.spec.name, id(variant)]
+        reason = reasons[model.spec.name, id(variant)] or _unseen(variant, task)
         if left_out is not None:
             absent.append(_absent(variant, model, task, "not_run", left_out))
         elif reason is None:
@@ -60,6 +60,12 @@ def not_applicable(variant: Variant, architecture: str | None, device: DeviceKin
         return f"{spec.name} takes {', '.join(spec.accepts) or 'no architecture'}, not {architecture}"
     if device is not None and device not in spec.devices:
         return f"{spec.name} runs on {', '.join(spec.devices)}, not on {device}"
+    return None
+
+
+def _unseen(variant: Variant, task: SelectedEval) -> str | None:
+    if task.prompting.question == "unseen" and not variant.method.spec.question_unseen:
+        return f"{variant.method.name} does not compress before it has seen the question"
     return None
 
 

@@ -24,6 +24,10 @@ Window = Callable[[ModelSpec], int | None]
 """The positions that a model was made for, or None where that is not known yet."""
 
 
+TEMPLATES = ("none", "chat")
+"""What the runner can lay around a prompt."""
+
+
 class Evals(Protocol):
     """What is asked of ``evals.registry``."""
 
@@ -290,6 +294,9 @@ def _prompting(selection: EvalSelection, path: KeyPath, defaults: Defaults, prob
                 path=at, message="'middle' needs max_prompt_tokens, the length to cut to", allowed="max_prompt_tokens: n, or truncate: none"
             )
         )
+    if merged.template not in TEMPLATES:
+        at = (*path, "prompting", "template") if "template" in own.model_fields_set else ("defaults", "prompting", "template")
+        problems.add(Problem(path=at, message=f"no template is called {merged.template!r}", options=TEMPLATES, wrong=merged.template))
     return merged
 
 

@@ -1,7 +1,7 @@
 """Who may import whom. Read from the source, so that nothing is imported to find out.
 
-``orchestrator → evals`` only through the registry and the protocol · nothing on the host imports a framework or a method · the runner is the
-standard library until it loads a method · a method imports the cache family's library, the runner's protocol and its own folder.
+``orchestrator → evals`` only through the registry and the protocol · nothing on the host imports a framework or a method · the runner is
+the standard library until it loads a method · a method imports the cache family's library, the runner's protocol and its own folder.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORKS = frozenset({"torch", "transformers", "tokenizers", "triton", "flash_attn", "vllm", "accelerate", "datasets", "huggingface_hub"})
+FRAMEWORKS = frozenset({"torch", "transformers", "tokenizers", "triton", "flash_attn", "vllm", "accelerate", "datasets"})
 STANDARD = frozenset(sys.stdlib_module_names)
 PYTHON = (3, 9)
 """The oldest Python of an environment: code that runs inside is written for it."""
@@ -135,7 +135,7 @@ def test_the_contracts_import_nothing_of_the_rest() -> None:
 def test_evals_know_no_model_and_no_host() -> None:
     wrong = [
         each for each in found("evals")
-        if each.top in FRAMEWORKS or (each.top == "longctx" and not starts(each.module, "longctx.evals")) or each.top in ("methods", "runner")
+        if each.top in FRAMEWORKS | {"methods", "runner"} or (each.top == "longctx" and not starts(each.module, "longctx.evals"))
     ]  # fmt: skip
     assert not wrong, told(wrong)
 
@@ -172,10 +172,8 @@ def test_code_that_runs_inside_is_written_for_the_oldest_python(folder: str) -> 
         text = path.read_text(encoding="utf-8")
         ast.parse(text, str(path), feature_version=PYTHON)
         unions = [node.lineno for node in ast.walk(ast.parse(text)) if _is_union_of_types(node)]
-        deferred = "from __future__ import annotations" in text
-        assert deferred or not unions, (
-            f"{path.relative_to(ROOT)}:{unions[0]}: X | Y in an annotation needs `from __future__ import annotations`"
-        )
+        place = f"{path.relative_to(ROOT)}:{unions[0] if unions else 0}"
+        assert not unions or "from __future__ import annotations" in text, f"{place}: X | Y needs `from __future__ import annotations`"
 
 
 def _is_union_of_types(node: ast.AST) -> bool:

@@ -59,7 +59,7 @@ def test_an_entry_point_without_a_method_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_on_the_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="LONGCTX_PATH: .*/none is not a folder"):
+    with pytest.raises(ManifestError, match=r"LONGCTX_PATH: .*/none is not a folder"):
         search_path({"LONGCTX_PATH": str(tmp_path / "none")})
 
 
@@ -89,10 +89,10 @@ def test_a_broken_method_stops_only_itself(tmp_path: Path) -> None:
 
 
 BAD_SPECS = {
-    "a default out of range": ("default: 0.25", "default: 2", "9:32: parameters.keep.default: 2 is out of range; allowed: a number at least 0.01"),
-    "a default of another type": ("default: 4,", "default: x,", "parameters.first.default: 'x' has the wrong type"),
-    "a default and required": ("first: {type: int,", "first: {required: true, type: int,", "parameters.first.required: a parameter with a default"),
-    "excludes nothing there": ("[tokens]", "[token]", "parameters.keep.excludes[0]: 'token' is no other parameter; allowed: variant, keep,"),
+    "a default out of range": ("default: 0.25", "default: 2", "9:32: parameters.keep.default: 2 is out of range; allowed: a number"),
+    "a default of another type": ("default: 4,", "default: x,", "first.default: 'x' has the wrong type"),
+    "a default and required": ("first: {type: int,", "first: {required: true, type: int,", "first.required: a parameter with a default"),
+    "excludes nothing there": ("[tokens]", "[token]", "keep.excludes[0]: 'token' is no other parameter; allowed: variant,"),
     "a preset's name": ("half: {keep:", "half: {kept:", "presets.half.kept: unknown parameter of sinks"),
     "a preset's value": ("half: {keep: 0.5", "half: {keep: 5", "presets.half.keep: 5 is out of range"),
     "a preset against itself": ("half: {keep: 0.5", "half: {keep: 0.5, tokens: 4", "presets.half.tokens: 'keep' and 'tokens' exclude"),

@@ -80,6 +80,15 @@ def test_the_device_decides_too(load: Loader) -> None:
     assert len(expand(load(text + "resources: {device: cuda}\n")).cells) == 2
 
 
+def test_a_question_that_is_not_seen_needs_a_method_for_it(load: Loader) -> None:
+    found = expand(load(MATRIX.replace("label: far", "label: far, prompting: {question: unseen}")))
+    assert {cell.eval.key for cell in found.cells} == {"needle-default"}
+    assert {row.reason for row in found.absent} == {
+        "full-kv does not compress before it has seen the question",
+        "sinks does not compress before it has seen the question",
+    }
+
+
 @pytest.mark.parametrize(
     ("filters", "left"),
     [

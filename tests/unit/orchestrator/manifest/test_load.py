@@ -74,6 +74,11 @@ BAD = {
         "m.yaml:6:27: evals[0].prompting.template: 'my chat' is not known; allowed: none, chat, or letters, digits",
         "",
     ),
+    "an unknown template": (
+        HEAD + MODELS + METHOD + "evals:\n  - task: needle/default\n    prompting: {template: chatt}\n",
+        "m.yaml:6:27: evals[0].prompting.template: no template is called 'chatt'; allowed: none, chat",
+        "did you mean 'chat'?",
+    ),
     "a key twice": (GOOD + "name: again\n", "m.yaml:5:1: the key 'name' stands twice, first at m.yaml:1:1", ""),
     # names
     "unknown model": (
