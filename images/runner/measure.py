@@ -76,13 +76,12 @@ def storages(roots: Iterable[Any], kind: str) -> Iterator[tuple[Key, int]]:
             continue
         seen[id(item)] = item
         if isinstance(item, tensors):
-            inner = _inner(item, tensors)
+            inner = _inner(item)
             stack.extend(inner)
             stack.extend(vars(item).values())
-            if not inner and item.device.type == kind:
-                storage = item.untyped_storage()
-                if storage.nbytes() and storage.data_ptr():
-                    yield (str(item.device), storage.data_ptr()), storage.nbytes()
+            address, size = _storage(item) if not inner and item.device.type == kind else (0, 0)
+            if address and size:
+                yield (str(item.device), address), size
             continue
         if kind == "cpu" and isinstance(item, (bytearray, array.array)):
             yield ("buffer", id(item)), len(item) * getattr(item, "itemsize", 1)
@@ -96,7 +95,7 @@ def storages(roots: Iterable[Any], kind: str) -> Iterator[tuple[Key, int]]:
         stack.extend(_children(item))
 
 
-def _inner(tensor: Any, tensors: Any) -> list[Any]:
+def _inner(tensor: Any) -> list[Any]:
     """Return the tensors that hold the data of one that has no storage of its own: wrapper subclasses and sparse layouts."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
@@ -108,9 +107,16 @@ def _inner(tensor: Any, tensors: Any) -> list[Any]:
         return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     if layout in ("torch.sparse_csc", "torch.sparse_bsc"):
         return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-    if not tensor.untyped_storage().data_ptr():
-        return [value for value in vars(tensor).values() if isinstance(value, tensors)]
     return []
+
+
+def _storage(tensor: Any) -> tuple[int, int]:
+    """Return address and bytes of a tensor's storage; ``(0, 0)`` for a wrapper, which has none (its attributes are walked)."""
+    storage = tensor.untyped_storage()
+    try:
+        return int(storage.data_ptr()), int(storage.nbytes())
+    except RuntimeError:
+        return 0, 0
 
 
 def _children(item: Any) -> Iterator[Any]:

@@ -40,11 +40,18 @@ class LineIndex:
 
     def __init__(self, path: Path, wanted: Collection[str]) -> None:
         self._name = path.name
+        self._offsets: dict[str, int] = {}
         try:
             self._file = path.open("rb")
         except OSError as error:
             raise BadJob(f"{path.name}: {error.strerror}; the job names it as input") from error
-        self._offsets: dict[str, int] = {}
+        try:
+            self._read(wanted)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, wanted: Collection[str]) -> None:
         offset = 0
         for number, line in enumerate(self._file, 1):
             start, offset = offset, offset + len(line)
@@ -52,14 +59,14 @@ class LineIndex:
             try:
                 name = match.group(1).decode("ascii") if match else json.loads(line)["id"]
             except (ValueError, KeyError, TypeError) as error:
-                raise BadJob(f"{path.name}, line {number}: not an object with an id") from error
+                raise BadJob(f"{self._name}, line {number}: not an object with an id") from error
             if name in wanted:
                 if name in self._offsets:
-                    raise BadJob(f"{path.name}, line {number}: id {name!r} occurs twice")
+                    raise BadJob(f"{self._name}, line {number}: id {name!r} occurs twice")
                 self._offsets[name] = start
         missing = sorted(set(wanted) - self._offsets.keys())
         if missing:
-            raise BadJob(f"{path.name} lacks {len(missing)} of the job's requests, first {missing[0]!r}; make the file anew")
+            raise BadJob(f"{self._name} lacks {len(missing)} of the job's requests, first {missing[0]!r}; make the file anew")
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         """Return the line with this id. Raises BadJob when it does not parse."""
@@ -90,7 +97,11 @@ class Prompts:
     def __init__(self, requests: Path, ids: Path, wanted: Collection[str]) -> None:
         self._names = (requests.name, ids.name)
         self._requests = LineIndex(requests, wanted)
-        self._ids = LineIndex(ids, wanted)
+        try:
+            self._ids = LineIndex(ids, wanted)
+        except BaseException:
+            self._requests.close()
+            raise
 
     def get(self, name: str) -> Given:
         """Return one prompt. Raises BadJob when the two files do not speak of the same request."""

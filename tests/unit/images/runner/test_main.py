@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
+
 from longctx.orchestrator.contracts.job import Job
 from longctx.orchestrator.contracts.outcome import Environment, Event, Exit
 from longctx.orchestrator.contracts.response import Response, Timing
-from pydantic import TypeAdapter
 
 TIMES = ("time", "memory")
 
@@ -224,7 +225,11 @@ def test_timing_runs_each_request_alone_after_a_warm_up(root: Any) -> None:
     rows = [line.split()[1] for line in ran.log.splitlines() if line.endswith("exact 9")]
     assert rows == ["a", "a", "b", "c", "c"]
     lines = root.lines("out/cells/0/timing.jsonl")
-    assert [(line["bucket"], line["id"], line["given"], line["generated"]) for line in lines] == [(8, "a", 4, 9), (8, "b", 6, 9), (16, "c", 12, 9)]
+    assert [(line["bucket"], line["id"], line["given"], line["generated"]) for line in lines] == [
+        (8, "a", 4, 9),
+        (8, "b", 6, 9),
+        (16, "c", 12, 9),
+    ]
     assert lines[0]["memory"]["weights"] == 1000
     if os.access("/proc/self/clear_refs", os.W_OK):
         assert lines[0]["memory"]["peak"] >= 0
@@ -319,7 +324,10 @@ def test_full_disk_is_told_in_the_space_kept_for_it(root: Any) -> None:
 def test_really_full_disk(root: Any, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=False, capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=False, capture_output=True).returncode
+    ):
         pytest.skip("mounting a small file system needs root")
     try:
         root.out.rmdir()
