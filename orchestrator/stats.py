@@ -28,7 +28,6 @@ CHUNK = 2**21
 """Draws held in memory at a time."""
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 def interval(
@@ -125,6 +124,7 @@ def _resampled(sums: Floats, sizes: Floats, rng: np.random.Generator) -> Floats:
     means = np.empty(resamples)
     # Scores of 0 and 1 leave a handful of different clusters: how often each is drawn is multinomial, the same thing for far less work.
     counted = len(kinds) * 4 <= count
+    uneven = bool(np.ptp(sizes))
     rows = max(1, CHUNK // (len(kinds) if counted else count))
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
@@ -132,6 +132,7 @@ def _resampled(sums: Floats, sizes: Floats, rng: np.random.Generator) -> Floats:
             drawn = rng.multinomial(count, often / count, size=size).astype(np.float64)
             means[start : start + size] = (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
         else:
-            chosen: Ints = rng.integers(0, count, size=(size, count))
-            means[start : start + size] = sums[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
+            chosen = rng.integers(0, count, size=(size, count), dtype=np.int32)
+            drawn_sizes = sizes[chosen].sum(axis=1) if uneven else count * sizes[0]
+            means[start : start + size] = sums[chosen].sum(axis=1) / drawn_sizes
     return means
