@@ -9,7 +9,7 @@ from . import batches, cells, devices, taskstore
 from .contracts.cell import CellState
 from .contracts.job import DeviceKind
 from .errors import BadRunFolder
-from .jobs import ids_name, sized, timed
+from .jobs import ids_name, order, timed
 from .plan import Identity, Inspection, Lengths, OnDisk
 from .store import RunFolder, file_digest, plain, read_document
 
@@ -53,7 +53,7 @@ class _Wanted:
     def __init__(self, run: RunFolder) -> None:
         self._run = run
         self._pairs: dict[Path, dict[str, str]] = {}
-        self._sized: dict[Path, list[batches.Sized] | None] = {}
+        self._sized: dict[Path, Sequence[batches.Sized] | None] = {}
 
     def pairs(self, identity: Identity) -> dict[str, str] | None:
         """Return request hash by id; None until the task is built."""
@@ -64,11 +64,11 @@ class _Wanted:
             self._pairs[folder] = dict(taskstore.pairs(folder))
         return self._pairs[folder]
 
-    def sized(self, identity: Identity) -> list[batches.Sized] | None:
+    def sized(self, identity: Identity) -> Sequence[batches.Sized] | None:
         """Return the task's requests with their lengths; None unless they are tokenised as they stand now."""
         path = self._run.ids(_ids(identity))
         if path not in self._sized:
-            found = list(sized(path)) if path.exists() else None
+            found = order(path) if path.exists() else None
             current = found is not None and cells.wanted(found) == identity.task.covers
             self._sized[path] = found if current else None
         return self._sized[path]
@@ -85,7 +85,7 @@ def _look(
     if state.config_sha256 != identity.config_sha256:
         return None
     total = identity.task.planned.requests
-    order = pairs.sized(identity)
+    requests = pairs.sized(identity)
     errors = state.errors
     if identity.task.covers is not None and state.covers_sha256 == identity.task.covers and total is not None:
         answered = total
@@ -97,7 +97,7 @@ def _look(
         errors = len(current & have.errors)
     same_hardware = all(cells.same_hardware(source.environment, hardware) for source in state.sources if source.timings)
     done = timed(folder / "timing.jsonl") if same_hardware else set()
-    complete = not per_bucket or (order is not None and not batches.timing(order, per_bucket, done))
+    complete = not per_bucket or (requests is not None and not batches.timing(requests, per_bucket, done))
     # A cell is this run's own under its present name only: when its model was renamed, its folder is taken over like another run's.
     own = place == run.path and folder.name == identity.name
     return OnDisk(
@@ -126,7 +126,7 @@ def _lengths(run: RunFolder, identities: Sequence[Identity]) -> Mapping[str, Len
         path = run.ids(name)
         if path.exists():
             longest = total = 0
-            for one in sized(path):
+            for one in order(path):
                 longest, total = max(longest, one.tokens), total + one.tokens
             found[name] = Lengths(longest, total)
     return found

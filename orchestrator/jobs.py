@@ -1,7 +1,9 @@
 """From a plan to one attempt of a job: ``job.json``, the files it may read, and the ContainerSpec."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from .batches import Sized
 from .code import stage
 from .contracts.job import Job, JobCell, JobDevice, Limits, TimingBucket, TimingPass, TokeniseItem
 from .contracts.plan import Lock, LockedModel, Plan, PlannedCell, PlannedJob, PlannedTask, TokeniseTask
+from .contracts.request import Prompting
 from .engines.base import ContainerSpec, Mount
 from .environments import find_environment
 from .store import RunFolder, digest, lines, plain, write_document, write_lines
 
+_DEFAULT_PROMPTING = plain(Prompting())
 RUNNER_ARGUMENTS = ("-m", "runner", "--root", "{root}")
 
 
@@ -46,25 +50,30 @@ class Attempt:
 
 def ids_name(model: str, task_key: str, prompting: Mapping[str, Any]) -> str:
     """Return the ids file of a model's prompts, below ``requests/``; a prompting other than the default shows in its name."""
-    from .contracts.request import Prompting
-
-    suffix = "" if prompting == plain(Prompting()) else f".{digest(prompting)[:8]}"
+    suffix = "" if prompting == _DEFAULT_PROMPTING else f".{digest(prompting)[:8]}"
     return f"{model}/{task_key}{suffix}.ids"
 
 
 def sized(path: Path) -> Iterator[Sized]:
     """Yield id, request hash and length of every line of an ids file; one line in memory."""
-    import json
-
     for line in lines(path):
         row = json.loads(line)
         yield Sized(row["id"], row["request_sha256"], len(row["ids"]))
 
 
+@lru_cache(maxsize=64)
+def _order(path: Path, modified_ns: int, size: int) -> tuple[Sized, ...]:
+    return tuple(sized(path))
+
+
+def order(path: Path) -> tuple[Sized, ...]:
+    """Return what :func:`sized` yields; a file that did not change is read once, however many cells share it."""
+    status = path.stat()
+    return _order(path, status.st_mtime_ns, status.st_size)
+
+
 def answered(path: Path, wanted: Mapping[str, str]) -> set[str]:
     """Return the ids whose responses exist already for the very request that is wanted."""
-    import json
-
     if not path.exists():
         return set()
     found = set()
@@ -77,8 +86,6 @@ def answered(path: Path, wanted: Mapping[str, str]) -> set[str]:
 
 def timed(path: Path) -> set[str]:
     """Return the ids that the timing pass has measured."""
-    import json
-
     return {json.loads(line)["id"] for line in lines(path)} if path.exists() else set()
 
 
@@ -127,14 +134,14 @@ def _cell(
     run: RunFolder, plan: Plan, planned: PlannedJob, cell: PlannedCell, task: PlannedTask, attempt: Attempt, mounts: dict[str, Mount]
 ) -> JobCell | None:
     ids = ids_name(cell.model, cell.task, plain(cell.prompting))
-    order: Sequence[Sized] = list(sized(run.ids(ids)))
-    wanted = {request.id: request.request_sha256 for request in order}
+    requests: Sequence[Sized] = order(run.ids(ids))
+    wanted = {request.id: request.request_sha256 for request in requests}
     have = answered(run.cell(cell.cell) / "responses.jsonl", wanted)
     batch_file = attempt.inputs / f"{cell.cell}.batches.jsonl"
-    count = write_lines(batch_file, batches.missing(order, cell.batch, have, planned.shard, planned.shards))
+    count = write_lines(batch_file, batches.missing(requests, cell.batch, have, planned.shard, planned.shards))
     buckets: tuple[TimingBucket, ...] = ()
     if plan.timing.per_bucket and planned.shard == 0:
-        buckets = batches.timing(order, plan.timing.per_bucket, timed(run.cell(cell.cell) / "timing.jsonl"))
+        buckets = batches.timing(requests, plan.timing.per_bucket, timed(run.cell(cell.cell) / "timing.jsonl"))
     if not count and not buckets:
         return None
     requests_target, ids_target = f"requests/{cell.task}.jsonl", f"requests/{ids}"

@@ -103,29 +103,34 @@ class Options:
 
 
 def bytes_of(text: str) -> int:
-    """Return bytes for a text like ``24g`` or ``512 MiB``."""
+    """Return bytes for a text like ``24g`` or ``512MiB``; units are binary."""
     match = re.fullmatch(r"([0-9.]+)([kmgt])i?b?", text.lower())
     if match is None:
         raise ValueError(text)
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def slug(text: str) -> str:
-    """Return a text as a part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")[:60]
+_UNSAFE = re.compile(r"[^A-Za-z0-9._]+")
 
 
-def task_key(cell: Cell, by_model: bool) -> str:
-    """Return the key of a cell's task: lengths in tokens make one task a model."""
-    return f"{cell.eval.key}.{cell.model.name}" if by_model else cell.eval.key
+def slug(text: str, longest: int = 60) -> str:
+    """Return a text as a part of a file's name; different texts may give the same."""
+    return _UNSAFE.sub("-", text).strip("-")[:longest]
+
+
+def unique_slug(text: str) -> str:
+    """Return a text as a part of a file's name that no other text gives."""
+    short = slug(text)
+    return short if short == text else f"{short[:50]}-{digest(text)[:8]}"
 
 
 def identify(expansion: Expansion, manifest: Manifest, facts: Facts) -> tuple[list[Identity], list[Absent]]:
     """Name every cell; what cannot run here comes back as absent. Hashes are taken of parts once, not once a cell."""
-    shared = digest(["v1", facts.device, manifest.resources.attention, manifest.resources.batch, manifest.seed])
-    models = {name: _model_digest(model) for name, model in facts.models.items() if model is not None}
-    variants: dict[int, str] = {}
+    shared = digest(["v1", facts.device, manifest.resources.attention, manifest.seed])
+    models = {name: _model_digest(model, facts) for name, model in facts.models.items() if model is not None}
+    variants: dict[int, tuple[str, str]] = {}
     prompts: dict[int, str] = {}
+    slugs: dict[str, str] = {}
     found, absent = [], list(expansion.absent)
     for cell in expansion.cells:
         environment = cell.variant.environment.name
@@ -137,34 +142,47 @@ def identify(expansion: Expansion, manifest: Manifest, facts: Facts) -> tuple[li
                 )  # fmt: skip
             )
             continue
-        variant = variants.setdefault(id(cell.variant), "") or _remember(variants, cell.variant, facts)
+        variant, label = variants.get(id(cell.variant)) or variants.setdefault(id(cell.variant), _variant(cell.variant, manifest, facts))
         prompting = prompts.get(id(cell.eval)) or prompts.setdefault(id(cell.eval), digest(plain(cell.eval.prompting)))
         task = facts.tasks[(cell.eval.key, cell.model.name)]
         model = models.get(cell.model.name) or digest(["unresolved", plain(cell.model)])
         config = digest([shared, variant, model, prompting, task.planned.task])
-        label = f"{slug(cell.variant.name)}.{environment}"
-        name = f"{label}--{slug(cell.model.name)}--{slug(task.planned.key)}--{config[:10]}"
+        place = f"{_slug(slugs, cell.model.name)}--{_slug(slugs, task.planned.key)}"
+        name = f"{label}--{place}--{config[:10]}"
         found.append(Identity(cell, name, config, facts.code[(cell.variant.method.name, environment)], task))
     return found, absent
 
 
-def _remember(variants: dict[int, str], variant: Variant, facts: Facts) -> str:
+def _slug(known: dict[str, str], text: str) -> str:
+    """A part of a cell's name, cut so that the whole stays below what a file's name and a job's cell may have."""
+    return known.get(text) or known.setdefault(text, slug(text, 48))
+
+
+def _batch(variant: Variant, manifest: Manifest) -> int:
+    """How many requests are decoded together: a method that cannot do so has one, whatever the manifest wants of others."""
+    return manifest.resources.batch if variant.method.spec.batch else 1
+
+
+def _variant(variant: Variant, manifest: Manifest, facts: Facts) -> tuple[str, str]:
+    """Return the hash of what a variant adds to its cells' configuration, and how their names start."""
     environment = variant.environment
-    variants[id(variant)] = digest(
-        [variant.method.name, dict(variant.params), facts.environments[environment.name], environment.entry, environment.policy]
+    seen = [variant.method.name, dict(variant.params), facts.environments[environment.name], environment.entry, environment.policy]
+    return digest([*seen, _batch(variant, manifest)]), f"{slug(variant.name)}.{slug(environment.name, 24)}"
+
+
+def _model_digest(model: LockedModel, facts: Facts) -> str:
+    """Hash what a model is, and the environment that makes its token ids; neither its name nor where it lies."""
+    return digest(
+        [model.identity_sha256, plain(model.job) | {"name": "", "path": ""}, model.template, facts.environments[model.environment]]
     )
-    return variants[id(variant)]
-
-
-def _model_digest(model: LockedModel) -> str:
-    return digest([model.identity_sha256, plain(model.job) | {"name": "", "path": ""}, model.template])
 
 
 def plan(identities: Sequence[Identity], absent: Sequence[Absent], manifest: Manifest, facts: Facts, seen: Inspection, options: Options,
          ids_name: Callable[[str, str, Mapping[str, Any]], str]) -> Plan:  # fmt: skip
     """Return the plan: every cell with its status and reason, the jobs that are left, and the tokenising they need."""
-    cells = [_cell(identity, manifest, facts, seen, options, ids_name) for identity in identities]
-    tokenise = _tokenise(identities, cells, facts, ids_name)
+    names = _ids_names(identities, ids_name)
+    cells = [_cell(identity, manifest, facts, seen, options, name) for identity, name in zip(identities, names, strict=True)]
+    tokenise = _tokenise(identities, cells, names)
     jobs = _jobs(identities, cells, manifest, facts, len(tokenise))
     tasks = {identity.task.planned.key: identity.task.planned for identity in identities}
     return Plan(
@@ -175,14 +193,27 @@ def plan(identities: Sequence[Identity], absent: Sequence[Absent], manifest: Man
     )  # fmt: skip
 
 
-def _cell(
-    identity: Identity, manifest: Manifest, facts: Facts, seen: Inspection, options: Options, ids_name: Callable[[str, str, Mapping[str, Any]], str]
+def _ids_names(identities: Sequence[Identity], ids_name: Callable[[str, str, Mapping[str, Any]], str]) -> list[str]:
+    """Return the ids file of every cell; each (model, eval) is asked for once."""
+    known: dict[tuple[str, str, int], str] = {}
+    found = []
+    for identity in identities:
+        cell = identity.cell
+        key = (cell.model.name, identity.task.planned.key, id(cell.eval))
+        if key not in known:
+            known[key] = ids_name(key[0], key[1], plain(cell.eval.prompting))
+        found.append(known[key])
+    return found
+
+
+def _cell(  # noqa: PLR0917
+    identity: Identity, manifest: Manifest, facts: Facts, seen: Inspection, options: Options, ids: str
 ) -> PlannedCell:
     cell, task = identity.cell, identity.task
     variant = cell.variant
     status, reason, missing, source, accepted = _status(identity, seen.cells.get(identity.config_sha256, ()), facts, options)
-    batch = manifest.resources.batch if variant.method.spec.batch else 1
-    lengths = seen.lengths.get(ids_name(cell.model.name, task.planned.key, plain(cell.eval.prompting)))
+    batch = _batch(variant, manifest)
+    lengths = seen.lengths.get(ids)
     return PlannedCell(
         cell=identity.name, label=variant.label, variant=variant.name, method=variant.method.name, params=dict(variant.params),
         model=cell.model.name, task=task.planned.key, environment=variant.environment.name, family=variant.family,
@@ -210,13 +241,14 @@ def _status(identity: Identity, places: Sequence[OnDisk], facts: Facts, options:
     if not places:
         return _Verdict("NEW", "not run yet", total)
     ranked = sorted(places, key=lambda place: (not place.own, -place.answered))
-    usable = [place for place in ranked if set(place.codes) <= {identity.code_sha256}]
+    # More codes than one stand there when a person accepted the answers of one for those of another.
+    usable = [place for place in ranked if identity.code_sha256 in place.codes]
     accepted = None
     if not usable and options.accept_code:
         usable = ranked
-        accepted = next(code for code in ranked[0].codes if code != identity.code_sha256)
+        accepted = next(iter(ranked[0].codes), None)
     if not usable:
-        old = ranked[0].codes[0][:10]
+        old = next(iter(ranked[0].codes), "unknown")[:10]
         return _Verdict(
             "STALE", f"made by other code ({old}, now {identity.code_sha256[:10]}): runs again, or keep with --accept-code", total
         )
@@ -224,7 +256,8 @@ def _status(identity: Identity, places: Sequence[OnDisk], facts: Facts, options:
     source = None if best.own else best.run
     where = "" if best.own else f" in run {best.run}"
     if options.retry_errors and best.errors:
-        return _Verdict("RERUN", f"{best.errors} errors are tried again", best.errors, source, accepted)
+        left = None if total is None else total - best.answered + best.errors
+        return _Verdict("RERUN", f"{best.errors} errors are tried again", left, source, accepted)
     if total is None or best.answered < total:
         left = None if total is None else total - best.answered
         return _Verdict("EXTEND", f"{best.answered} of {'?' if total is None else total} answered{where}", left, source, accepted)
@@ -252,8 +285,8 @@ def full_kv_bytes(config: Mapping[str, Any], tokens: int, width: int) -> int | N
     try:
         heads = config["num_attention_heads"]
         head_dim = config.get("head_dim") or config["hidden_size"] // heads
-        return int(2 * config["num_hidden_layers"] * config.get("num_key_value_heads", heads) * head_dim * tokens * width)
-    except KeyError:
+        return int(2 * config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * head_dim * tokens * width)
+    except (KeyError, TypeError, ZeroDivisionError):  # a recurrent model, or a configuration in another shape
         return None
 
 
@@ -261,18 +294,15 @@ def _pending(cell: PlannedCell) -> bool:
     return cell.status not in ("REUSE", "RESCORE")
 
 
-def _tokenise(
-    identities: Sequence[Identity], cells: Sequence[PlannedCell], facts: Facts, ids_name: Callable[[str, str, Mapping[str, Any]], str]
-) -> tuple[TokeniseTask, ...]:
+def _tokenise(identities: Sequence[Identity], cells: Sequence[PlannedCell], names: Sequence[str]) -> tuple[TokeniseTask, ...]:
     """One CPU job a model, with every (task, prompting) that the model's cells use."""
     wanted: dict[str, dict[str, tuple[str, Prompting, str]]] = {}
     homes: dict[str, str] = {}
-    for identity, cell in zip(identities, cells, strict=True):
-        name = ids_name(cell.model, cell.task, plain(cell.prompting))
+    for identity, cell, name in zip(identities, cells, names, strict=True):
         wanted.setdefault(cell.model, {})[name] = (cell.task, cell.prompting, name)
         homes[cell.model] = identity.cell.model.environment
     return tuple(
-        TokeniseTask(task=number, job=f"tokenise--{slug(model)}", model=model, environment=homes[model], items=tuple(items.values()))
+        TokeniseTask(task=number, job=f"tokenise--{unique_slug(model)}", model=model, environment=homes[model], items=tuple(items.values()))
         for number, (model, items) in enumerate(sorted(wanted.items()))
     )
 
@@ -299,7 +329,7 @@ def _jobs(
             suffix = f".{shard}" if wants.shards > 1 else ""
             jobs.append(
                 PlannedJob(
-                    task=first + len(jobs), job=f"{slug(family)}.{environment}--{slug(model)}{suffix}", family=family,
+                    task=first + len(jobs), job=f"{unique_slug(family)}.{environment}--{unique_slug(model)}{suffix}", family=family,
                     environment=environment, entry=entries[(family, environment, model)], model=model, cells=tuple(members), shard=shard,
                     shards=wants.shards, device=device, gpus=wants.gpus if facts.device == "cuda" else 0, limits=limits,
                 )  # fmt: skip

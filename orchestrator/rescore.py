@@ -16,7 +16,7 @@ def rescore(run: RunFolder) -> Summary:
     with locked(run.guard, f"Run {run.name}"):
         plan, lock = read_document(run.plan, Plan), read_document(run.lock, Lock)
         models = {model.name: model for model in lock.models}
-        tasks = {task.key: task for task in plan.tasks}
+        tasks = {task.key: task.model_copy(update={"eval_sha256": scoring.eval_now(task.task)}) for task in plan.tasks}
         answered = [cell for cell in plan.cells if (run.cell(cell.cell) / "responses.jsonl").exists()]
         if not answered:
             raise BadRunFolder(f"Run {run.name} has no answers yet.", f"Run its manifest first: longctx run {run.manifest}")
@@ -36,7 +36,7 @@ def rescore(run: RunFolder) -> Summary:
             if one.kind == "not_run"
         ]
         summary = Summary(
-            run=run.name, description="", longctx=__version__, finished_at=time.time(), complete=len(answered) == len(plan.cells),
+            run=run.name, description="", longctx=__version__, finished_at=time.time(), complete=all(row.result is not None and scoring.whole(row.result) for row in rows if row.status != "not_run"),
             rows=tuple(rows), absent=plan.absent,
         )  # fmt: skip
         write_summary(run, summary)

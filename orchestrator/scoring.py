@@ -6,7 +6,7 @@ One response is in memory at a time. What failed scores null and keeps its place
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from .contracts.plan import LockedModel, PlannedCell, PlannedTask
 from .contracts.request import Reference
 from .contracts.response import SCORED, Response, Timing
 from .contracts.result import BucketTime, CellBytes, Counts, Interval, Result, Score, Speed
-from .errors import ScoreRefused
-from .jobs import ids_name, sized
+from .errors import DataError, ScoreRefused
+from .jobs import ids_name, order
 from .store import RunFolder, file_digest, lines, plain, read_document, read_lines, write_document, writing
+from .tasks import eval_sha256
 
 _WORST: Sequence[Isolation] = ("none", "partial", "full")
 
@@ -39,6 +40,8 @@ class _Totals:
     finish: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     kv: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     kv_n: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    compared: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By what is compared with full: sums of (full, held) over the requests that have both."""
     at: str = "prefill"
     requests: int = 0
 
@@ -46,7 +49,7 @@ class _Totals:
 def _paired(run: RunFolder, cell: PlannedCell) -> Iterator[tuple[Reference, Response | None]]:
     """Pair every reference with the response to its very request, or None. One response in memory, and an offset for each."""
     path = run.cell(cell.cell) / "responses.jsonl"
-    wanted = {one.id: one.request_sha256 for one in sized(run.ids(ids_name(cell.model, cell.task, plain(cell.prompting))))}
+    wanted = {one.id: one.request_sha256 for one in order(run.ids(ids_name(cell.model, cell.task, plain(cell.prompting))))}
     places: dict[str, tuple[int, int]] = {}
     offset = 0
     for line in lines(path):
@@ -66,7 +69,7 @@ def _paired(run: RunFolder, cell: PlannedCell) -> Iterator[tuple[Reference, Resp
 
 def score_cell(run: RunFolder, cell: PlannedCell, task: PlannedTask, model: LockedModel, seed: int) -> Result:
     """Score one cell: writes ``scores.jsonl``, then ``result.json``; returns the result. Raises ScoreRefused on mixed prompts."""
-    one = registry.get(task.task.partition("/")[0])
+    one = _eval(task.task)
     folder = run.cell(cell.cell)
     totals = _Totals()
     name = task.task.partition("/")[2]
@@ -78,6 +81,18 @@ def score_cell(run: RunFolder, cell: PlannedCell, task: PlannedTask, model: Lock
     result = _result(run, cell, task, model, seed, one, totals, state)
     write_document(folder / "result.json", result)
     return result
+
+
+def _eval(task: str) -> Eval:
+    try:
+        return registry.get(task.partition("/")[0])
+    except (LookupError, ImportError) as error:
+        raise DataError(f"{task} cannot be scored: {error}.", "Set LONGCTX_PATH as it was when the run was made.") from error
+
+
+def eval_now(task: str) -> str:
+    """Return the hash of a task's eval as its code stands now. Raises DataError where there is no such eval any more."""
+    return eval_sha256(_eval(task), task.partition("/")[2])
 
 
 def _one(one: Eval, task: str, reference: Reference, response: Response | None, totals: _Totals) -> Score:
@@ -114,6 +129,9 @@ def _add_bytes(response: Response, totals: _Totals) -> None:
         if value is not None:
             totals.kv[key] += value
             totals.kv_n[key] += 1
+            if kv.full is not None:
+                full, held = totals.compared.get(key, (0.0, 0.0))
+                totals.compared[key] = (full + kv.full, held + value)
 
 
 def _result(
@@ -124,7 +142,8 @@ def _result(
         key: _interval(values, totals.clusters, seed).model_copy(
             update={"zeros": sum(values) / totals.requests if totals.requests else None}
         )
-        for key, values in totals.values.items()
+        # Where nothing was scored the headline still stands there: no mean, and what all failures as zero come to.
+        for key, values in (totals.values or {one.metric: []}).items()
     }
     headline = totals.values.get(one.metric, [])
     finish = totals.finish
@@ -179,11 +198,15 @@ def _bytes(totals: _Totals) -> CellBytes | None:
     if not totals.kv_n:
         return None
     mean = {key: totals.kv[key] / totals.kv_n[key] if totals.kv_n[key] else None for key in ("device", "host", "analytic", "full")}
-    full, device, analytic = mean["full"], mean["device"], mean["analytic"]
     return CellBytes(
-        at="end" if totals.at == "end" else "prefill", device=device, host=mean["host"], analytic=analytic, full=full,
-        ratio=full / device if full and device else None, ratio_analytic=full / analytic if full and analytic else None,
+        at="end" if totals.at == "end" else "prefill", device=mean["device"], host=mean["host"], analytic=mean["analytic"],
+        full=mean["full"], ratio=_ratio(totals, "device"), ratio_analytic=_ratio(totals, "analytic"),
     )  # fmt: skip
+
+
+def _ratio(totals: _Totals, key: str) -> float | None:
+    full, held = totals.compared.get(key, (0.0, 0.0))
+    return full / held if full and held else None
 
 
 def buckets(path: Path) -> tuple[BucketTime, ...]:
@@ -212,16 +235,19 @@ def _isolation(sources: Sequence[Source]) -> Isolation | None:
     return min((source.isolation for source in sources), key=_WORST.index, default=None)
 
 
-def refuse_mixed(run: RunFolder, cells: Sequence[PlannedCell], given: Callable[[Path], Mapping[str, str]] | None = None) -> None:
-    """Raise ScoreRefused when cells of one model, task and prompting were given different tokens for one request."""
-    groups: dict[Any, list[PlannedCell]] = defaultdict(list)
+def refuse_mixed(run: RunFolder, cells: Sequence[PlannedCell]) -> None:
+    """Raise ScoreRefused when cells of one model, task and prompting were given different tokens for one and the same request.
+
+    Answers to an older version of a request are passed over: they are not scored.
+    """
+    groups: dict[tuple[str, str, str], list[PlannedCell]] = defaultdict(list)
     for cell in cells:
         groups[(cell.model, cell.task, cell.prompting.model_dump_json())].append(cell)
     for members in groups.values():
-        seen: dict[str, tuple[str, str]] = {}
+        seen: dict[tuple[str, str], tuple[str, str]] = {}
         for cell in members:
-            for name, sha256 in (given or given_hashes)(run.cell(cell.cell) / "responses.jsonl").items():
-                first = seen.setdefault(name, (sha256, cell.cell))
+            for name, request_sha256, sha256 in given_hashes(run.cell(cell.cell) / "responses.jsonl"):
+                first = seen.setdefault((name, request_sha256), (sha256, cell.cell))
                 if first[0] != sha256:
                     raise ScoreRefused(
                         f"Request {name} of {cell.task} was given different token ids in two cells of {cell.model}:\n"
@@ -230,6 +256,13 @@ def refuse_mixed(run: RunFolder, cells: Sequence[PlannedCell], given: Callable[[
                     )
 
 
-def given_hashes(path: Path) -> Mapping[str, str]:
-    """Return the hash of the given tokens by request id."""
-    return {row["id"]: row["given_sha256"] for row in map(json.loads, lines(path))} if path.exists() else {}
+def given_hashes(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield request id, request hash and the hash of the given tokens of every answer."""
+    if path.exists():
+        for row in map(json.loads, lines(path)):
+            yield row["id"], row["request_sha256"], row["given_sha256"]
+
+
+def whole(result: Result) -> bool:
+    """Whether a cell got all it can get: every request answered, none of them with an error of the method."""
+    return result.counts.answered == result.counts.requests and not result.counts.error
