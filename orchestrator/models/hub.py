@@ -39,7 +39,7 @@ def is_pinned(rest: str) -> bool:
 def locate(rest: str, spec: ModelSpec, settings: Settings) -> Located | None:
     """Return what was fetched before, if every file is still there in full."""
     record = read_json(_record(rest, spec, settings))
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or not {"folder", "commit", "files"} <= record.keys():
         return None
     folder = Path(record["folder"])
     for name, size in record["files"].items():
