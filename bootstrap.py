@@ -29,6 +29,10 @@ NO_UV = 4
 INSTALL_FAILED = 5
 NOT_OURS = 6
 
+WAYS_TO_UV = """one of these, then run this again:
+  uv itself, from your system's packages or with `pipx install uv`
+  Debian or Ubuntu: apt install python3-pip, or python{}.{}-venv""".format(*sys.version_info)
+
 
 class BootstrapError(Exception):
     """Ends the program with a message and an exit code."""
@@ -105,7 +109,8 @@ def fetch_uv(folder, version, lines):
             say("this Python has no pip; making one in a passing virtual environment")
             venv = scratch / "venv"
             if not runs([python, "-m", "venv", str(venv)]):
-                raise BootstrapError(NO_UV, how_to_get_uv())
+                message = f"uv is needed and cannot be fetched: {sys.executable} has neither pip nor venv. Install "
+                raise BootstrapError(NO_UV, message + WAYS_TO_UV)
             python = str(venv / "bin" / "python")
         requirements = scratch / "uv.txt"
         requirements.write_text(lines, encoding="utf-8")
@@ -117,9 +122,8 @@ def fetch_uv(folder, version, lines):
         variables = {key: value for key, value in os.environ.items() if key not in ("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_TARGET")}
         variables.update(PIP_USER="0", PIP_ROOT_USER_ACTION="ignore")
         if subprocess.call(command, env=variables, stdin=subprocess.DEVNULL):
-            raise BootstrapError(
-                NO_UV, "pip could not fetch uv (see above). Check the network, $PIP_INDEX_URL and $PIP_CERT; or " + how_to_get_uv()
-            )
+            message = "pip could not fetch uv (see above). Check the network, $PIP_INDEX_URL and $PIP_CERT, or install "
+            raise BootstrapError(NO_UV, message + WAYS_TO_UV)
         TOOLS.mkdir(exist_ok=True)
         passing = TOOLS / f"{folder.name}.{os.getpid()}.tmp"
         shutil.copytree(str(target), str(passing))
@@ -129,18 +133,8 @@ def fetch_uv(folder, version, lines):
         shutil.rmtree(str(scratch), ignore_errors=True)
 
 
-def how_to_get_uv():
-    """Return what a person can install."""
-    version = "{}.{}".format(*sys.version_info)
-    return (
-        f"uv is needed and cannot be fetched: {sys.executable} has neither pip nor venv. Install one of these, then run this again:\n"
-        "  uv itself, from your system's packages or with `pipx install uv`\n"
-        f"  Debian or Ubuntu: apt install python3-pip, or python{version}-venv"
-    )
-
-
 def uv_variables():
-    """Return uv's variables: the caller's; pip's index, wheels and certificates where uv's are not set; byte code compiled."""
+    """Return uv's variables: the caller's; pip's index, wheels and certificates where uv's are not set."""
     variables = {
         key: value
         for key, value in os.environ.items()
@@ -155,7 +149,9 @@ def uv_variables():
         variables["UV_FIND_LINKS"] = ",".join(os.environ["PIP_FIND_LINKS"].split())
     if os.environ.get("PIP_CERT") and not os.environ.get("SSL_CERT_FILE"):
         variables["SSL_CERT_FILE"] = os.environ["PIP_CERT"]
-    variables["UV_COMPILE_BYTECODE"] = "1"
+    # Where Python itself may not write byte code, every start would compile everything again.
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        variables["UV_COMPILE_BYTECODE"] = "1"
     return variables
 
 

@@ -5,6 +5,7 @@ Imports longctx only where it is used: some tests run inside an environment, whe
 
 import contextlib
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 CALLER = dict(os.environ)
 """The environment that pytest was started in, before any test changed it."""
 UNIT = Path(__file__).parent / "unit"
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["unit/*/inside/test_*.py"]
+"""Folders called ``inside`` hold tests that run in an environment, by its own Python."""
 
 
 def required() -> frozenset[str]:
