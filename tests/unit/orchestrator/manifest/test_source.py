@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from longctx.orchestrator.errors import ManifestError
 from longctx.orchestrator.manifest import source as module
@@ -109,3 +111,14 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(ManifestError, match=str(path)):
             read_source(path)
+
+
+@given(st.text(alphabet=st.sampled_from("ab1:-?[]{},&*!|>'\"%@#~ \t\n.é\x07"), max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
+    try:
+        source = parse(text, "f.yaml")
+    except ManifestError as error:
+        assert str(error).startswith("f.yaml:")
+    else:
+        assert isinstance(source.data, dict)
