@@ -20,7 +20,9 @@ METHODS = PACKAGE / "methods"
 def _files(folder: Path) -> list[Path]:
     """Python files of a folder that decide what it does: no tests, no caches."""
     return sorted(
-        path for path in folder.rglob("*.py") if not {"tests", "__pycache__"} & set(path.relative_to(folder).parts[:-1]) and path.name != "estimate.py"
+        path
+        for path in folder.rglob("*.py")
+        if not {"tests", "__pycache__"} & set(path.relative_to(folder).parts[:-1]) and path.name != "estimate.py"
     )
 
 
@@ -51,9 +53,9 @@ def folders(environment: MethodEnvironment, method: Path) -> dict[str, Path]:
     return found
 
 
-def code_digest(needed: Mapping[str, Path]) -> str:
-    """Return the hash of the runner and of the named method folders."""
-    total = hashlib.sha256(_folder_digest(RUNNER.resolve()).encode())
+def code_digest(needed: Mapping[str, Path], runner: Path = RUNNER) -> str:
+    """Return the hash of the runner and of the named method folders, each read once a process."""
+    total = hashlib.sha256(_folder_digest(runner.resolve()).encode())
     for name, folder in sorted(needed.items()):
         total.update(f"{name}\0{_folder_digest(folder)}".encode())
     return total.hexdigest()
@@ -77,12 +79,15 @@ def stage(cache: Path, needed: Mapping[str, Path]) -> Path:
             for name, folder in needed.items():
                 _copy(folder, temporary / "methods" / name)
             (temporary / "methods").mkdir(exist_ok=True)
+            copied = code_digest({name: temporary / "methods" / name for name in needed}, runner=temporary / "runner")
+            if copied != code_digest(needed):
+                raise ManifestError("The code of a method or of the runner changed while it was copied.", "Run the same command again.")
             for path in [temporary, *temporary.rglob("*")]:
                 path.chmod(0o755 if path.is_dir() else 0o644)
             os.rename(temporary, target)  # noqa: PTH104
-        except OSError:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if not target.is_dir():  # another process was first: its copy is the same
+            if not isinstance(error, OSError) or not target.is_dir():  # else another process was first: its copy is the same
                 raise
     return target
 

@@ -6,13 +6,14 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from .contracts.job import DeviceKind
-from .errors import EngineUnavailable
+from .errors import EngineUnavailable, Interrupted
+from .store import storage_errors
 
 LEASE_POLL_SECONDS = 0.2
 
@@ -22,7 +23,8 @@ class Gpu(NamedTuple):
 
     uuid: str
     name: str
-    memory: int
+    memory: int | None
+    """Bytes; null where the driver does not say."""
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +42,8 @@ def gpus() -> tuple[Gpu, ...]:
     found = []
     for row in rows.splitlines():
         uuid, name, memory = (part.strip() for part in row.split(","))
-        found.append(Gpu(uuid, name, int(float(memory)) * 2**20))
+        size = int(memory) * 2**20 if memory.isdecimal() else None  # a GPU that shares the host's memory has none of its own
+        found.append(Gpu(uuid, name, size))
     return tuple(found)
 
 
@@ -59,22 +62,29 @@ def hardware(kind: DeviceKind) -> str:
         return " + ".join(sorted({gpu.name for gpu in gpus()}))
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+            key, _, value = line.partition(":")  # read as the runner does, whose word is compared with this
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
     return platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager
-def lease(count: int, cache: Path) -> Iterator[tuple[str, ...]]:
-    """Wait until ``count`` GPUs are free on this host, hold them, and yield their UUIDs. The kernel frees them when the process ends."""
+def lease(count: int, cache: Path, stopping: Callable[[], bool] = lambda: False) -> Iterator[tuple[str, ...]]:
+    """Wait until ``count`` GPUs are free on this host, hold them, and yield their UUIDs. The kernel frees them when the process ends.
+
+    Raises Interrupted when ``stopping`` turns true while it waits, EngineUnavailable when the host has not so many.
+    """
     if count == 0:
         yield ()
         return
     if len(gpus()) < count:
         raise EngineUnavailable(f"A job wants {count} GPUs, and this host has {len(gpus())}.", "Lower resources.gpus.")
     folder = cache / "leases"
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     while True:
+        if stopping():
+            raise Interrupted("Stopped while it waited for a GPU.")
         with contextlib.ExitStack() as stack:
             held: list[str] = []
             for gpu in gpus():

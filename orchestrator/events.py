@@ -1,6 +1,8 @@
 """Following what a runner writes while it runs. Nothing in it is trusted: sizes are capped, lines validated, escapes stripped."""
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,14 @@ class Tail:
 
     def new(self) -> Iterator[Event]:
         """Yield what was appended; lines that are no events are passed over."""
-        if self._path.is_symlink() or not self._path.is_file():
+        try:
+            # Whoever writes there may put a link or a pipe in its place between a check and the opening: one call does both.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
             return
-        with self._path.open("rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return
             file.seek(self._offset)
             chunk = file.read(READ_LIMIT)
         self._offset += len(chunk)

@@ -3,8 +3,6 @@
 Only what the infrastructure did is retried; what a method or a model did is a result, and none changes a denominator.
 """
 
-import errno
-import os
 from dataclasses import dataclass
 
 from .contracts.outcome import Exit, Outcome
@@ -56,26 +54,19 @@ def judge(ended: Ended | None, last_word: Exit | None, *, timed_out: str | None,
     """
     if ended is None:
         return "not_started", ""
+    if last_word is not None and last_word.status == "done":
+        # It is written when everything else is: whatever befell the process afterwards took nothing away.
+        return "done", "" if ended.code == 0 else f"the process ended with {ended.code} after its last word"
     if timed_out:
         return "timeout", f"the {timed_out} limit ran out"
     if ended.oom_killed:
         return "host_oom", "the memory limit of the job was reached"
-    if last_word is not None and last_word.status == "done" and ended.code == 0:
-        return "done", ""
-    if last_word is not None and last_word.status != "done":
+    if last_word is not None and last_word.reason == "sigterm" and not stopping:
+        return "killed", "something other than longctx asked it to stop (SIGTERM)"
+    if last_word is not None:
         return _REASONS.get(last_word.reason, "method_raised"), last_word.message
     if stopping:
         return "stopped", ""
     if ended.code < 0:
         return "killed", f"by signal {-ended.code}"
     return "killed", f"exit code {ended.code} without a last word"
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether an error means that no more can be written."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def describe(error: OSError) -> str:
-    """Return an operating system error with its path, in words."""
-    return f"{error.filename}: {os.strerror(error.errno)}" if error.errno and error.filename else str(error)

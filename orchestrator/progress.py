@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 RATE_WINDOW_SECONDS = 30.0
 PLAIN_EVERY_SECONDS = 10.0
 """How often a plain line tells how far a job is, if it got any further."""
+MOST_WARNINGS = 200
+"""Shown of one job; its log has all."""
+MOST_TOKENS = 2**40
+"""Believed of one event."""
 
 
 @dataclass
@@ -44,14 +48,17 @@ class JobView:
         elif event.event == "loaded":
             self.state = "running"
         elif event.event == "warning":
-            self.warnings.append(clean(event.message))
+            if len(self.warnings) < MOST_WARNINGS:
+                self.warnings.append(clean(event.message))
         elif event.event == "progress":
             self.state, self.phase = "running", event.phase
-            self.cell = self.labels.get(event.cell, event.cell)
+            if event.cell not in self.labels:
+                return  # no cell of this job: whatever wrote that is not to be believed
+            self.cell = self.labels[event.cell]
             if event.phase != "time":
                 self._done_by_cell[event.cell] = event.done
-                self.done = sum(self._done_by_cell.values())
-            self._measure(event.at, event.tokens)
+                self.done = min(sum(self._done_by_cell.values()), self.total)
+            self._measure(event.at, min(event.tokens, MOST_TOKENS))
 
     def _measure(self, at: float, tokens: int) -> None:
         self._recent.append((at, tokens, self.done))

@@ -109,7 +109,7 @@ def execute(options: RunOptions, settings: Settings, console: "Console") -> Summ
     loaded = world.read(options.manifest, settings)
     run = RunFolder((settings.runs / (options.name or loaded.manifest.name)).absolute())
     with locked(run.guard, f"Run {run.name}"):
-        session = _Session(options, settings, console, run, Clock())
+        session = _Session(options, settings, console, run, Clock(), loaded.manifest.description)
         return session.go(world.look(loaded, settings, options.engine or loaded.manifest.engine, session.say, fetch=True))
 
 
@@ -120,6 +120,7 @@ class _Session:
     console: "Console"
     run: RunFolder
     clock: Clock
+    description: str
     _environments: dict[str, LockedEnvironment] = field(default_factory=dict)
     _unavailable: dict[str, str] = field(default_factory=dict)
 
@@ -150,7 +151,7 @@ class _Session:
         with self.clock.timing("score_s"):
             summary = self._score(plan, models, ran)
         if not summary.complete:
-            raise Incomplete(summary, self.run)
+            raise Incomplete(summary, self.run, ran)
         return summary
 
     def _options(self, *, fresh: bool) -> Options:
@@ -251,10 +252,14 @@ class _Session:
     def _place(self, plan: Plan, tasks: Sequence[int], views: Mapping[str, JobView]) -> Ran:
         """Start tasks, show how they go, start again what the infrastructure failed, and say how all ended."""
         backend = backends.make(plan.backend, self.options.parallel or plan.parallel)
-        names = {task.task: task.job for task in plan.tokenise} | {task.task: task.job for task in plan.jobs}
+        everything = {task.task: task.job for task in plan.tokenise} | {task.task: task.job for task in plan.jobs}
+        names = {task: everything[task] for task in tasks}
+        wanted = {cell.cell: cell for cell in plan.cells}
+        watcher = Watcher(views, self.run.attempts, self.options.on_event)
         with Stopping().listening() as stopping, display(self.console) as shown:
+            watch = _Watch(backend, self.run, names, watcher, shown, stopping, self.say, lambda: cells.collect(self.run, wanted))
             backend.submit(self.run.plan, tasks)
-            return _watch(backend, self.run, names, Watcher(views, self.run.attempts, self.options.on_event), shown, stopping, self.say)
+            return watch.until_all_ended()
 
     def _score(self, plan: Plan, models: Mapping[str, LockedModel], ran: Ran) -> Summary:
         tasks = {task.key: task for task in plan.tasks}
@@ -279,9 +284,9 @@ class _Session:
                 )  # fmt: skip
             )
         rows += [_absent(one) for one in plan.absent if one.kind == "not_run"]
-        complete = not ran.failed and all(row.result is not None and not row.result.counts.error for row in rows if row.status != "not_run")
+        complete = not ran.failed and all(row.result is not None and scoring.whole(row.result) for row in rows if row.status != "not_run")
         summary = Summary(
-            run=self.run.name, description="", longctx=__version__, finished_at=time.time(), complete=complete, rows=tuple(rows),
+            run=self.run.name, description=self.description, longctx=__version__, finished_at=time.time(), complete=complete, rows=tuple(rows),
             absent=plan.absent, timeline=self.clock.timeline(),
         )  # fmt: skip
         write_summary(self.run, summary)
@@ -291,14 +296,21 @@ class _Session:
 class Incomplete(RunIncomplete):
     """The run ended, but not all of it; ``summary`` holds what there is."""
 
-    def __init__(self, summary: Summary, run: RunFolder) -> None:
+    def __init__(self, summary: Summary, run: RunFolder, ran: Ran) -> None:
         failed = [row for row in summary.rows if row.status == "failed"]
-        errors = sum(row.result.counts.error for row in summary.rows if row.result)
-        parts = [f"{row.label} in {row.environment}: {row.reason}" for row in failed]
+        counts = [(row, row.result.counts) for row in summary.rows if row.result]
+        errors = sum(count.error for _, count in counts)
+        parts = [f"{job}: {_why(verdict)}" for job, verdict in ran.failed.items()]
+        parts += [f"{row.label} in {row.environment}: {row.reason}" for row in failed if not ran.failed]
+        parts += [
+            f"{row.label} in {row.environment} on {row.task}: {count.requests - count.answered} of {count.requests} requests have no answer"
+            for row, count in counts
+            if count.answered < count.requests
+        ]
         if errors:
             parts.append(f"{errors} requests ended in an error of the method (`--retry-errors` tries them again)")
         super().__init__(
-            "The run is not complete:\n  " + "\n  ".join(parts or ["a job failed after its answers were written"]),
+            "The run is not complete:\n  " + "\n  ".join(parts),
             f"Read `longctx logs {run.name}`, mend the cause, and run the same command: what is answered is kept.",
         )
         self.summary = summary
@@ -310,41 +322,72 @@ def _with_unavailable(known: Facts, unavailable: Mapping[str, str]) -> Facts:
     return dataclasses.replace(known, unavailable=dict(unavailable))
 
 
-def _watch(
-    backend: Backend, run: RunFolder, names: Mapping[int, str], watcher: Watcher, shown: Display, stopping: Stopping, say: Callable[[str], None]
-) -> Ran:
-    ran, tries, seen = Ran(), dict.fromkeys(names, 1), 0
-    while True:
-        states = backend.states()
-        for task, state in states.items():
-            if state == "failed" and not stopping.asked and names[task] not in ran.failed:
-                verdict = _verdict(run, names[task])
-                if tries[task] < TRIES and (verdict is None or verdict.retry):
-                    say(f"{names[task]}: {_why(verdict)}; trying again.")
-                    tries[task] += 1
-                    backend.submit(run.plan, [task])
-                else:
-                    ran.failed[names[task]] = verdict
-                    say(f"{names[task]}: failed: {_why(verdict)}")
-        if stopping.asked > seen:
-            seen = stopping.asked
-            ran.stopped = True
-            say("Stopping now." if seen > 1 else "Stopping after the sample in hand; Ctrl-C again stops at once.")
-            backend.cancel(now=seen > 1)
-        watcher.look()
-        for task, name in names.items():
-            if name in watcher.views and states.get(task) in ("done", "failed") and names[task] not in ran.failed:
-                watcher.views[name].state = "done"
-        shown.show(watcher.views)
-        if all(state in ("done", "failed") for state in backend.states().values()):
-            watcher.look()
-            return ran
-        time.sleep(POLL_SECONDS)
+@dataclass
+class _Watch:
+    """Follows submitted tasks until all have ended: starts again what the infrastructure failed, and passes on a wish to stop."""
+
+    backend: Backend
+    run: RunFolder
+    names: Mapping[int, str]
+    """Job by task, of those that were submitted."""
+    watcher: Watcher
+    shown: Display
+    stopping: Stopping
+    say: Callable[[str], None]
+    collect: Callable[[], object]
+    """Takes what attempts hold so far, so that a second try does only what is left."""
+    ran: Ran = field(default_factory=Ran)
+    _tries: dict[int, int] = field(default_factory=dict)
+    _before: dict[int, int] = field(default_factory=dict)
+    """How many attempts a job had when it was submitted: older ones say nothing about this try."""
+    _told: int = 0
+
+    def __post_init__(self) -> None:
+        self._before = {task: len(self.run.attempts(job)) for task, job in self.names.items()}
+
+    def until_all_ended(self) -> Ran:
+        """Look again and again; return how all ended."""
+        while True:
+            states = self.backend.states()
+            for task in [task for task, state in states.items() if state == "failed"]:
+                if not self.stopping.asked and self.names[task] not in self.ran.failed:
+                    self._failed(task)
+            if self.stopping.asked > self._told:
+                self._stop()
+            self.watcher.look()
+            for task, job in self.names.items():
+                if job in self.watcher.views and states.get(task) in ("done", "failed"):
+                    self.watcher.views[job].state = "failed" if job in self.ran.failed else "done"
+            self.shown.show(self.watcher.views)
+            if all(state in ("done", "failed") for state in self.backend.states().values()):
+                return self.ran
+            time.sleep(POLL_SECONDS)
+
+    def _failed(self, task: int) -> None:
+        job = self.names[task]
+        verdict = _verdict(self.run, job, self._before[task])
+        tries = self._tries.get(task, 1)
+        if tries < TRIES and (verdict is None or verdict.retry):
+            self.say(f"{job}: {_why(verdict)}; trying again.")
+            self.collect()
+            self._tries[task] = tries + 1
+            self._before[task] = len(self.run.attempts(job))
+            self.backend.submit(self.run.plan, [task])
+        else:
+            self.ran.failed[job] = verdict
+            self.say(f"{job}: failed: {_why(verdict)}")
+
+    def _stop(self) -> None:
+        self._told = self.stopping.asked
+        self.ran.stopped = True
+        self.say("Stopping now." if self._told > 1 else "Stopping after the sample in hand; Ctrl-C again stops at once.")
+        self.backend.cancel(now=self._told > 1)
 
 
-def _verdict(run: RunFolder, job: str) -> Verdict | None:
+def _verdict(run: RunFolder, job: str, before: int) -> Verdict | None:
+    """Return the verdict of a job's newest attempt, unless that is one of the ``before`` older ones, or its worker died."""
     attempts = run.attempts(job)
-    if not attempts or not (attempts[-1] / "verdict.json").exists():
+    if len(attempts) <= before or not (attempts[-1] / "verdict.json").exists():
         return None
     return read_document(attempts[-1] / "verdict.json", Verdict)
 
@@ -358,7 +401,13 @@ def _why(verdict: Verdict | None) -> str:
 
 def _tokenise_views(plan: Plan) -> dict[str, JobView]:
     sizes = {task.key: task.requests or 0 for task in plan.tasks}
-    return {task.job: JobView(job=task.job, total=sum(sizes[item[0]] for item in task.items), labels={}) for task in plan.tokenise}
+    tasks = {task.key: task.task for task in plan.tasks}  # tokenising tells its progress by task, not by cell
+    return {
+        task.job: JobView(
+            job=task.job, total=sum(sizes[key] for key, _, _ in task.items), labels={tasks[key]: key for key, _, _ in task.items}
+        )
+        for task in plan.tokenise
+    }
 
 
 def _absent(one: Absent) -> Row:

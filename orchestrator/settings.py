@@ -28,7 +28,7 @@ class Settings(Contract):
 def config_path() -> Path:
     """Return where the settings file is, or would be."""
     if named := os.environ.get("LONGCTX_CONFIG"):
-        return Path(named)
+        return Path(named).expanduser()
     return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "longctx" / "config.yaml"
 
 
@@ -40,9 +40,12 @@ def load_settings() -> Settings:
         import yaml
 
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, OSError) as error:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise UsageError(f"{path}: {error}", "Mend or remove that file; `longctx config` shows what may stand in it.") from error
+        if found is not None and not isinstance(found, dict):
+            raise UsageError(f"{path}: it must hold `key: value` lines.", f"Allowed keys: {', '.join(Settings.model_fields)}.")
+        values = {str(key): value for key, value in (found or {}).items()}
     for key, variable in ENVIRONMENT.items():
         if os.environ.get(variable):
             values[key] = os.environ[variable]
@@ -60,4 +63,5 @@ def load_settings() -> Settings:
         key = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path}: {key}: {first['msg']}", f"Allowed keys: {', '.join(Settings.model_fields)}.") from error
     cache = settings.cache.expanduser().absolute()
-    return settings.model_copy(update={"cache": cache, "data": (settings.data or cache / "data").expanduser().absolute()})
+    paths = {key: value.expanduser() for key in ("runs", "wheelhouse", "certificates") if (value := getattr(settings, key)) is not None}
+    return settings.model_copy(update={"cache": cache, "data": (settings.data or cache / "data").expanduser().absolute(), **paths})

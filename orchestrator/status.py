@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cells import answered as read_answered
+from .cells import merged
 from .contracts.cell import CellState
 from .contracts.outcome import Verdict
 from .contracts.plan import Plan
+from .contracts.result import Summary
 from .errors import BadRunFolder
 from .events import clean
 from .jobs import Attempt
@@ -26,12 +29,13 @@ def run_status(run: RunFolder) -> dict[str, Any]:
     cells = []
     for cell in plan.cells:
         path = run.cell(cell.cell) / "cell.json"
-        merged = read_document(path, CellState).answered if path.exists() else 0
-        live = len(_live(run, cell.cell))
+        answered = read_document(path, CellState).answered if path.exists() else 0
+        if live := _live(run, cell.cell):
+            answered = len(live | set(read_answered(run.cell(cell.cell) / "responses.jsonl").pairs))
         cells.append(
             {
                 "cell": cell.cell, "label": cell.label, "environment": cell.environment, "model": cell.model, "task": cell.task,
-                "requests": cell.requests, "answered": min(merged + live, cell.requests or merged + live),
+                "requests": cell.requests, "answered": min(answered, cell.requests or answered),
                 "scored": (run.cell(cell.cell) / "result.json").exists(),
             }  # fmt: skip
         )
@@ -49,9 +53,19 @@ def _live(run: RunFolder, cell: str) -> set[str]:
     for job in _jobs(run):
         for attempt in run.attempts(job):
             path = attempt / "out" / f"{cell}.responses.jsonl"
-            if path.is_file() and not path.is_symlink() and not (attempt / "merged").exists():
-                found |= {row["id"] for row in map(json.loads, lines(path)) if isinstance(row, dict) and "id" in row}
+            if path.is_file() and not path.is_symlink() and cell not in merged(attempt):
+                found |= set(filter(None, map(_id, lines(path))))
     return found
+
+
+def _id(line: bytes) -> str | None:
+    """Return the id in a line that a container wrote, if it is one."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    name = row.get("id") if isinstance(row, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _job(run: RunFolder, job: str) -> Mapping[str, Any]:
@@ -71,14 +85,18 @@ def _job(run: RunFolder, job: str) -> Mapping[str, Any]:
 def _complete(run: RunFolder) -> bool | None:
     if not run.summary.exists():
         return None
-    return bool(json.loads(run.summary.read_bytes()).get("complete"))
+    return read_document(run.summary, Summary).complete
 
 
 def all_runs(settings: Settings) -> list[dict[str, Any]]:
     """Return every run of the runs folder with its answers counted."""
     rows = []
     for path in sorted(settings.runs.glob("*/plan.json")) if settings.runs.is_dir() else []:
-        state = run_status(RunFolder(path.parent))
+        try:
+            state = run_status(RunFolder(path.parent))
+        except BadRunFolder as error:
+            rows.append({"run": path.parent.name, "cells": 0, "complete": None, "answered": 0, "requests": 0, "damaged": str(error)})
+            continue
         rows.append(
             {
                 "run": state["run"], "cells": len(state["cells"]), "complete": state["complete"],
@@ -90,10 +108,14 @@ def all_runs(settings: Settings) -> list[dict[str, Any]]:
 
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
     """Return all runs as a table."""
+    from rich.text import Text
+
     made = _table(("run", "cells", "answered", "state"))
     for row in rows:
         state = {True: "complete", False: "incomplete", None: "not finished"}[row["complete"]]
-        made.add_row(row["run"], str(row["cells"]), f"{row['answered']} of {row['requests']}", state)
+        damaged = " ".join(str(row["damaged"]).split()) if row.get("damaged") else None
+        figures = ("–", "–") if damaged else (str(row["cells"]), f"{row['answered']} of {row['requests']}")
+        made.add_row(Text(row["run"]), *figures, Text(f"damaged: {damaged}" if damaged else state))
     return made
 
 

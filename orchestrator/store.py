@@ -86,10 +86,14 @@ def read_document(path: Path, kind: type[M]) -> M:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise BadRunFolder(f"{path} does not exist.", "Is this a run folder? `longctx status` lists them.") from error
+    except OSError as error:
+        raise BadRunFolder(f"{path}: {error.strerror}.", "Check what lies there and who may read it.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BadRunFolder(f"{path}: {where}: {first['msg']}", "It was written by another version, or altered; remove it to start over.") from error
+        raise BadRunFolder(
+            f"{path}: {where}: {first['msg']}", "It was written by another version, or altered; remove it to start over."
+        ) from error
 
 
 def lines(path: Path) -> Iterator[bytes]:
@@ -131,7 +135,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             holder = file.read().strip()
             raise RunLocked(
@@ -153,10 +157,13 @@ def link_or_copy(source: Path, target: Path) -> None:
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
         try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)  # there only after a failure, or where both were one file already
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ def facts(
         try:
             _build(selected, settings, seed, folder, locked, count)
         except DataMissing as error:
-            raise DataError(str(error), error.command) from error
+            if count is not None:  # a run cannot go on without it; a plan names the command and lists what else there is
+                raise DataError(str(error), error.command) from error
+            fetch = error.command
     index = json.loads((folder / "index.json").read_bytes()) if (folder / "index.json").exists() else None
     requests = index["requests"] if index else _size(selected, settings)
     planned = PlannedTask(key=key, task=selected.task, params=dict(selected.params), eval_sha256=sha256, requests=requests, fetch=fetch)

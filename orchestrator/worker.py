@@ -16,21 +16,19 @@ from pathlib import Path
 from . import devices, engines, jobs
 from .catalog import read_method
 from .cells import refuse_hostile
-from .code import folders, union
+from .code import code_digest, folders, union
 from .contracts.job import Job, Limits
 from .contracts.outcome import Exit, Isolation, Loaded, Outcome, Verdict
 from .contracts.plan import Lock, Plan, PlannedJob, TokeniseTask
 from .engines.base import ContainerSpec, Ended, Engine, Process
 from .environments import find_environment
-from .errors import EngineUnavailable, EnvironmentFailed, LongctxError, StorageError
+from .errors import EngineUnavailable, EnvironmentFailed, Interrupted, LongctxError, ManifestError, StorageError
 from .events import Tail
 from .failure import RULES, judge
 from .settings import Settings
 from .store import RunFolder, read_document, write_document
 
 POLL_SECONDS = 0.02
-GRACE_SECONDS = 30.0
-"""How long a process may take for the sample in hand after it was asked to stop by a clock."""
 
 
 class Stop:
@@ -46,11 +44,16 @@ class Stop:
         signal.signal(signal.SIGINT, self._ask)
         threading.Thread(target=self._lifeline, daemon=True).start()
 
+    @property
+    def wanted(self) -> bool:
+        """Whether to stop, for whichever reason."""
+        return self.asked or self.cut
+
     def _ask(self, *_: object) -> None:
         self.asked = True
 
     def _lifeline(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # no standard input at all counts as its end
             while os.read(sys.stdin.fileno(), 4096):
                 pass
         self.cut = True
@@ -112,13 +115,17 @@ def _last_word(out: Path) -> Exit | None:
 
 
 def _required(plan: Plan, planned: PlannedJob) -> Mapping[str, Path]:
-    """Return the method folders that a job needs."""
+    """Return the method folders that a job needs. Raises ManifestError when their code is not the planned one: results carry its hash."""
     by_name = {cell.cell: cell for cell in plan.cells}
     methods = {method.name: method for method in map(read_method, map(Path, plan.method_folders))}
     parts = []
     for name in {by_name[cell].method for cell in planned.cells}:
         environment = next(one for one in methods[name].spec.environments if one.name == planned.environment)
-        parts.append(folders(environment, methods[name].folder))
+        needed = folders(environment, methods[name].folder)
+        planned_code = {by_name[cell].code_sha256 for cell in planned.cells if by_name[cell].method == name}
+        if planned_code != {code_digest(needed)}:
+            raise ManifestError(f"The code of {name} changed since the run was planned.", "Run the same command again: it plans anew.")
+        parts.append(needed)
     return union(parts)
 
 
@@ -144,13 +151,15 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
     isolation: tuple[Isolation, Mapping[str, bool]] = ("none", {})
     try:
         engine = engines.make(plan.engine, settings)
-        with devices.lease(task.gpus if isinstance(task, PlannedJob) else 0, settings.cache) as gpus:
+        with devices.lease(task.gpus if isinstance(task, PlannedJob) else 0, settings.cache, lambda: stop.wanted) as gpus:
             spec = _render(run, plan, lock, task, attempt, settings, gpus)
             if spec is None:
                 outcome, code = "done", 0
             else:
                 engine.prepare(find_environment(task.environment).spec, spec.device, lambda _: None)
                 outcome, detail, code, isolation = _execute(engine, spec, attempt, stop)
+    except Interrupted as error:
+        outcome, detail = "stopped", str(error)
     except (EnvironmentFailed, EngineUnavailable) as error:
         outcome, detail = "environment_failed", str(error)
     except StorageError as error:
@@ -187,5 +196,5 @@ def _execute(
         isolation = (process.isolation, dict(process.isolation_detail))
     if hostile := refuse_hostile(attempt.out):
         return "bad_output", hostile, ended.code, isolation
-    outcome, detail = judge(ended, _last_word(attempt.out), timed_out=expired, stopping=stop.asked or stop.cut)
+    outcome, detail = judge(ended, _last_word(attempt.out), timed_out=expired, stopping=stop.wanted)
     return outcome, detail, ended.code, isolation
