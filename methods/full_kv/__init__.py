@@ -1,0 +1,1 @@
+"""Full KV: keep everything the model's own cache keeps."""

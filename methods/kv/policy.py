@@ -1,0 +1,35 @@
+"""What a method of the cache family decides. One small file each; the storages do the holding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from .storage.base import Layout, Storage
+
+
+class Policy(Protocol):
+    """A method with its parameters bound, whatever the prompts are."""
+
+    rotated: bool
+    """Whether the model rotates queries and keys itself; otherwise the storages do."""
+    batch: bool
+    """Whether several rows may be decoded together."""
+    extends_window: bool
+    """Whether prompts longer than the model's window are taken."""
+    chunk: int | None
+    """Prompt tokens a forward pass, or None for the library's choice."""
+
+    def storages(self, layout: Layout) -> Sequence[Storage]:
+        """Make one storage a layer for a batch."""
+
+    def analytic(self, layout: Layout) -> int:
+        """Compute, from the method's own formula, one row's share of the bytes held when all prompts are complete."""
+
+
+def make(policy: str, params: Mapping[str, Any]) -> Policy:
+    """Build the policy that method.yaml names as ``module:attribute``. Raises ValueError for parameters that do not fit."""
+    module, _, attribute = policy.partition(":")
+    built: Policy = getattr(import_module(module), attribute)(params)
+    return built

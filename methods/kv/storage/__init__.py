@@ -1,0 +1,1 @@
+"""Ways to hold one layer's keys and values."""

@@ -1,0 +1,1 @@
+"""StreamingLLM: a few first tokens and a sliding window."""
