@@ -3,17 +3,42 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from ..errors import LongctxError
 
 EXIT_CODES = """
-Exit codes: 0 done · 2 wrong arguments · 3 manifest · 4 model · 5 data · 6 environment or image · 7 engine · 8 some cells failed or are
-partial · 9 run in use · 10 disk full or not writable · 11 damaged run folder · 12 scoring refused · 130 stopped (run again to resume).
+Exit codes: 0 done · 1 unexpected failure · 2 wrong arguments · 3 manifest · 4 model · 5 data · 6 environment or image · 7 engine ·
+8 some cells failed or are partial · 9 run in use · 10 disk full or not writable · 11 damaged run folder · 12 scoring refused ·
+130 stopped (run again to resume) · 141 whoever read the output went away.
 """
+
+
+class _Group(TyperGroup):
+    """Turns what ends a command into one message on stderr and its own exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            _say("Stopped. What was answered is kept; run the same command to resume.")
+            raise typer.Exit(130) from error
+        except BrokenPipeError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
+            raise typer.Exit(141) from error
+        except LongctxError as error:
+            _say(f"longctx: {error}")
+            raise typer.Exit(error.exit_code) from error
+        return result
+
 
 app = typer.Typer(
     name="longctx",
+    cls=_Group,
     help="Measure what long-context methods really save, and what they really cost, each in an environment of its own.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -39,24 +64,10 @@ def root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; every fatal error becomes one message on stderr and its own exit code."""
+    """Run the command line and exit."""
     from . import commands  # noqa: F401 - registers every command
 
-    try:
-        app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
-    except KeyboardInterrupt:
-        _say("Stopped. What was answered is kept; run the same command to resume.")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except Exception as error:
-        from ..errors import LongctxError
-
-        if not isinstance(error, LongctxError):
-            raise
-        _say(f"longctx: {error}")
-        sys.exit(error.exit_code)
+    app(args=list(arguments) if arguments is not None else None)
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ from . import app
 from .shared import console
 
 
-@app.command()
+@app.command(epilog="Example:\n\n  longctx config")
 def config() -> None:
     """Show the host's settings: the file, every value in force and what it means."""
     from ..settings import Settings, config_path, load_settings
@@ -20,7 +20,8 @@ def config() -> None:
     out.print(f"# {path}{'' if path.exists() else ' (not there: these are the defaults)'}", markup=False)
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        out.print(f"{name}: {'null' if value is None else str(value).lower() if isinstance(value, bool) else value}  # {field.description}", markup=False)
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        out.print(f"{name}: {shown}  # {field.description}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Examples:\n\n  longctx schema\n\n  longctx schema manifest")
@@ -30,12 +31,9 @@ def schema(
     """Print the JSON schema of a document that longctx reads or writes."""
     import json
 
-    from ..errors import UsageError
     from ..schema import DOCUMENTS, generate
 
     if name is None:
         sys.stdout.write("\n".join(sorted(DOCUMENTS)) + "\n")
         return
-    if name not in DOCUMENTS:
-        raise UsageError(f"There is no document '{name}'.", f"Known: {', '.join(sorted(DOCUMENTS))}.")
     sys.stdout.write(json.dumps(generate(name), indent=1) + "\n")

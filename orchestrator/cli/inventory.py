@@ -36,7 +36,7 @@ def methods(
             console(stderr=True).print(f"{folder}: {error}", markup=False)
 
 
-@models_app.command("list")
+@models_app.command("list", epilog="Example:\n\n  longctx models list")
 def list_models() -> None:
     """List the models that manifests may call by name, and which are here already."""
     from ..listing import models_table
@@ -57,7 +57,8 @@ def fetch(names: Annotated[list[str], typer.Argument(help="Names of models.", me
     for name in names:
         found = models.resolve(known_model(name), settings=settings, report=lambda line: out.print(line, markup=False))
         size = sum(file.size for file in found.files)
-        out.print(f"{name}: {len(found.files)} files, {size / 2**20:,.1f} MiB, revision {found.revision or 'none'}, in {found.folder}", markup=False)
+        told = f"{len(found.files)} files, {size / 2**20:,.1f} MiB, revision {found.revision or 'none'}, in {found.folder}"
+        out.print(f"{name}: {told}", markup=False)
 
 
 @app.command(epilog="Example:\n\n  longctx requests passkey/default --out requests.jsonl --set 'lengths={words: [256]}'")

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BadRunFolder, ManifestError
-from ..settings import Settings
-from ..store import RunFolder
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-ManifestPath = Annotated[Path, typer.Argument(help="The manifest, a YAML file; or the name of one that comes with longctx, such as quickstart.", metavar="MANIFEST")]
+    from ..settings import Settings
+    from ..store import RunFolder
+
+ManifestPath = Annotated[
+    Path,
+    typer.Argument(help="The manifest, a YAML file; or the name of one that comes with longctx, such as quickstart.", metavar="MANIFEST"),
+]
 EngineOption = Annotated[str | None, typer.Option("--engine", "-e", help="auto, docker or venv; the manifest's own when absent.")]
 NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the run's folder; the manifest's name when absent.")]
 RunArgument = Annotated[str, typer.Argument(help="A run's name, or the path of its folder.", metavar="RUN")]
@@ -43,8 +47,10 @@ def console(*, stderr: bool = False) -> "Console":
     return made
 
 
-def find_run(name: str, settings: Settings) -> RunFolder:
+def find_run(name: str, settings: "Settings") -> "RunFolder":
     """Return an existing run by name or path. Raises BadRunFolder that lists the runs there are."""
+    from ..store import RunFolder  # not at the top: it brings pydantic, which --help needs not
+
     for path in (settings.runs / name, Path(name)):
         if (path / "plan.json").exists():
             return RunFolder(path.absolute())
