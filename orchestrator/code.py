@@ -1,5 +1,6 @@
 """The code that runs inside: its hash (what a result depends on) and its staged copy (what an engine mounts)."""
 
+import ast
 import hashlib
 import os
 import shutil
@@ -37,20 +38,38 @@ def _folder_digest(folder: Path) -> str:
 def folders(environment: MethodEnvironment, method: Path) -> dict[str, Path]:
     """Return the method folders, by their name below ``methods/``, that one method needs in one environment.
 
-    The entry's and the policy's module name the folders: ``methods.kv.family`` lies in ``methods/kv``. The method's own folder may
-    lie anywhere; all others are longctx's own. Raises ManifestError where a folder does not exist.
+    The entry's and the policy's module name the first: ``methods.kv.family`` lies in ``methods/kv``; what their code imports from
+    ``methods`` follows. The method's own folder may lie anywhere; all others are longctx's own. Raises ManifestError where a folder
+    does not exist.
     """
-    found = {}
+    found: dict[str, Path] = {}
+    wanted = []
     for dotted in filter(None, (environment.entry, environment.policy)):
         parts = dotted.partition(":")[0].split(".")
         if len(parts) < 3 or parts[0] != "methods":
             raise ManifestError(f"{method / 'method.yaml'}: '{dotted}' must be 'methods.<folder>.<module>:<attribute>'.")
-        name = parts[1]
-        folder = method if name == method.name else METHODS / name
-        if not folder.is_dir():
-            raise ManifestError(f"{method / 'method.yaml'}: '{dotted}' names a folder that does not exist: {name}.")
-        found[name] = folder.resolve()
+        wanted.append((parts[1], dotted))
+    while wanted:
+        name, why = wanted.pop()
+        if name not in found:
+            folder = method if name == method.name else METHODS / name
+            if not folder.is_dir():
+                raise ManifestError(f"{method / 'method.yaml'}: '{why}' names a folder that does not exist: {name}.")
+            found[name] = folder.resolve()
+            wanted += [(other, f"methods.{other}") for other in _imported(found[name])]
     return found
+
+
+@lru_cache(maxsize=256)
+def _imported(folder: Path) -> tuple[str, ...]:
+    """Return the folders below ``methods/`` that a folder's code imports from."""
+    names = set()
+    for path in _files(folder):
+        for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names |= {module.split(".")[1] for module in modules if module.startswith("methods.")}
+    return tuple(sorted(names))
 
 
 def code_digest(needed: Mapping[str, Path], runner: Path = RUNNER) -> str:

@@ -173,7 +173,7 @@ def _variant(variant: Variant, manifest: Manifest, facts: Facts) -> tuple[str, s
 def _model_digest(model: LockedModel, facts: Facts) -> str:
     """Hash what a model is, and the environment that makes its token ids; neither its name nor where it lies."""
     return digest(
-        [model.identity_sha256, plain(model.job) | {"name": "", "path": ""}, model.template, facts.environments[model.environment]]
+        [model.identity_sha256, plain(model.job) | {"name": "", "path": ""}, facts.environments[model.environment]]
     )
 
 

@@ -28,7 +28,7 @@ COUNT_TIMEOUT_SECONDS = 600.0
 def cached(run: RunFolder, model: LockedModel, key: str, prompting: Prompting, settings: Settings) -> Path:
     """Return where the ids of these requests under this tokenizer and prompting are kept, whether they are there or not."""
     tokenizer = [[file.path, file.sha256] for file in model.files if not file.path.endswith(".safetensors")]
-    made_with = [tokenizer, model.template, find_environment(model.environment).sha256, runner_digest()]
+    made_with = [tokenizer, model.job.template, find_environment(model.environment).sha256, runner_digest()]
     return settings.cache / "ids" / f"{digest([made_with, plain(prompting), file_digest(run.requests(key))])[:24]}.ids"
 
 

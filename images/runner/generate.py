@@ -47,7 +47,7 @@ class Watch:
         """Return what the method is lent."""
         return Hooks(
             clock=self._clock, holding=self._holding, before_cache=self.before_cache, phase=self._phase,
-            stopping=lambda: self.attempt.stop.asked,
+            stopping=lambda: self.attempt.stop.asked, piece=self._piece if self.measuring and self.attempt.job.data.get("stream") else None,
         )  # fmt: skip
 
     def before_cache(self) -> None:
@@ -64,6 +64,9 @@ class Watch:
 
     def _phase(self, phase: str, tokens: int) -> None:
         self.phase, self.tokens = ("decode" if phase == "decode" else "prefill"), int(tokens)
+
+    def _piece(self, name: str, text: str) -> None:
+        self.attempt.events.send("piece", id=name, text=text)
 
     def _holding(self, name: str, holding: Holding) -> None:
         if name not in self.members:

@@ -87,6 +87,8 @@ class Hooks:
     """``('prefill' | 'decode', tokens so far)``: so that running out of memory can be told with its phase and length."""
     stopping: Callable[[], bool]
     """True once SIGTERM came. A method finishes the sample in hand; it need not look."""
+    piece: Callable[[str, str], None] | None = None
+    """``(id, text)``: set only where a person watches; takes text that was just generated."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 

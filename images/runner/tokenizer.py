@@ -12,17 +12,20 @@ from .ending import Failed
 from .prompting import plain
 
 
-def load(folder: Path, trust_remote_code: bool) -> Any:
-    """Return the tokenizer of a model's folder. Raises Failed (load_failed) with what to look at."""
+def load(folder: Path, trust_remote_code: bool, template: str | None = None) -> Any:
+    """Return the tokenizer of a model's folder, with ``template`` in place of its own chat template if given. Raises Failed (load_failed) with what to look at."""
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         transformers = importlib.import_module("transformers")
         if tuple(int(part) for part in transformers.__version__.split(".")[:2]) >= (4, 57):
             # Later versions offer to replace the pattern in a Mistral model's own file. The file rules, in every version alike.
             options["fix_mistral_regex"] = False
-        return transformers.AutoTokenizer.from_pretrained(str(folder), **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # whatever a tokenizer's own code raises; the next step is the same
         raise Failed("load_failed", f"the tokenizer in {folder.name}/ cannot be loaded: {type(error).__name__}: {error}") from error
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
 
 
 def stop_ids(folder: Path, tokenizer: Any, eos: str, tokens_of: Sequence[str]) -> list[int]:

@@ -48,7 +48,7 @@ def _load_tokenizer(attempt: Attempt) -> Any:
     attempt.events.send("loading")
     started = time.monotonic()
     devices.threads(job.device.get("threads"))
-    tokenizer = tokenizers.load(job.inside(job.model["path"]), bool(job.model.get("trust_remote_code")))
+    tokenizer = tokenizers.load(job.inside(job.model["path"]), bool(job.model.get("trust_remote_code")), job.model.get("template"))
     _loaded(attempt, started)
     _environment(attempt, None, [])
     return tokenizer

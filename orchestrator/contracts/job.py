@@ -21,6 +21,7 @@ class JobModel(Contract):
     window: int = Field(ge=1, description="positions the model was made for, in tokens")
     rope: dict[str, Any] | None = Field(default=None, description="overrides of the model's own RoPE configuration")
     weights: Literal["files", "random"] = "files"
+    template: str | None = Field(default=None, description="chat template in place of the tokenizer's own")
     trust_remote_code: bool = False
 
 

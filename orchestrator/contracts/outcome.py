@@ -53,7 +53,6 @@ class Piece(_Event):
     """Text that was just generated; only where the job asks for it."""
 
     event: Literal["piece"]
-    cell: str
     id: RequestId
     text: str = Field(max_length=100_000)
 

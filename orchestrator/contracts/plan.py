@@ -136,7 +136,6 @@ class LockedModel(Contract):
     files: tuple[LockedFile, ...]
     job: JobModel
     environment: Name
-    template: str | None = None
     special: bool = Field(default=False, description="random weights: only speed and bytes mean anything")
 
 

@@ -81,6 +81,7 @@ def _lock(spec: ModelSpec, located: Located, settings: Settings, report: Report)
         window=spec.window or _window(config, spec),
         rope=spec.rope,
         weights=located.weights,
+        template=spec.template,
         trust_remote_code=spec.trust_remote_code,
     )
     return LockedModel(
@@ -94,7 +95,6 @@ def _lock(spec: ModelSpec, located: Located, settings: Settings, report: Report)
         files=tuple(files),
         job=job,
         environment=spec.environment,
-        template=spec.template,
         special=located.weights == "random",
     )
 
