@@ -27,12 +27,17 @@ def config() -> None:
 @app.command(epilog="Examples:\n\n  longctx schema\n\n  longctx schema manifest")
 def schema(
     name: Annotated[str | None, typer.Argument(help="A document's name; all names when absent.", metavar="[NAME]")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write all schemas to where longctx keeps them, after a change of a contract.")] = False,
 ) -> None:
     """Print the JSON schema of a document that longctx reads or writes."""
     import json
 
-    from ..schema import DOCUMENTS, generate
+    from ..schema import DOCUMENTS, generate, write_all
 
+    if write:
+        for path in write_all():
+            sys.stdout.write(f"{path}\n")
+        return
     if name is None:
         sys.stdout.write("\n".join(sorted(DOCUMENTS)) + "\n")
         return
