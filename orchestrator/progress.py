@@ -105,11 +105,13 @@ class Watcher:
         self._on_event = on_event
         self._attempts = attempts
         self._tails: dict[str, tuple[Path, Tail]] = {}
+        self._before = {job: set(attempts(job)) for job in views}
+        """Attempts of an earlier time, which tell nothing of this one."""
 
     def look(self) -> None:
         """Read what is new."""
         for job, view in self.views.items():
-            attempts = self._attempts(job)
+            attempts = [attempt for attempt in self._attempts(job) if attempt not in self._before[job]]
             if not attempts:
                 continue
             newest = attempts[-1]
