@@ -4,6 +4,7 @@ What comes out of a container is hostile: links and odd files are refused, sizes
 """
 
 import hashlib
+import itertools
 import json
 import os
 import stat
@@ -282,13 +283,12 @@ def _order(run: RunFolder, cell: PlannedCell, orders: dict[str, Mapping[str, str
 
 
 def set_aside(folder: Path) -> None:
-    """Keep a cell's folder, whole, under a name that no plan looks for. One rename, so that there is no moment between."""
-    for number in range(1, 10_000):
-        target = folder.with_name(f"{folder.name}.aside{number}")
-        if not target.exists():
-            with storage_errors(target):
-                folder.rename(target)
-            return
+    """Keep a cell's folder, whole, below the run's ``aside/``, where no plan looks. One rename, so that there is no moment between."""
+    place = folder.parent.parent / "aside"
+    number = next(number for number in itertools.count(1) if not (place / f"{folder.name}.{number}").exists())
+    with storage_errors(place):
+        place.mkdir(exist_ok=True)
+        folder.rename(place / f"{folder.name}.{number}")
 
 
 def tidy(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from .contracts.outcome import Event
 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Event)
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]+[0-~]|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 READ_LIMIT = 4 * 2**20
 
 
@@ -36,11 +36,12 @@ class Tail:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return
-            file.seek(self._offset)
-            chunk = file.read(READ_LIMIT)
+            chunk = os.pread(descriptor, READ_LIMIT, self._offset)
+        finally:
+            os.close(descriptor)
         self._offset += len(chunk)
         *whole, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > READ_LIMIT:

@@ -207,7 +207,7 @@ def test_answers_of_older_code_are_set_aside_whole(bench: Bench) -> None:
     bench.attempt([response("b", text="new")], number=2)
     collect(bench)
     assert names(bench) == ["b"]
-    aside = bench.folder().with_name(bench.folder().name + ".aside1")
+    aside = bench.run.path / "aside" / f"{bench.folder().name}.1"
     assert (aside / "responses.jsonl").read_bytes() == before
     assert read_document(aside / "cell.json", CellState).codes == (OTHER_CODE,)
 
@@ -217,7 +217,7 @@ def test_setting_aside_twice_loses_nothing(bench: Bench) -> None:
         bench.attempt([response("a", text=str(number))], number=number)
         collect(bench)
         cells.set_aside(bench.folder())
-    texts = [path.read_text() for path in sorted((bench.run.path / "cells").glob("*.aside*/responses.jsonl"))]
+    texts = [path.read_text() for path in sorted((bench.run.path / "aside").glob("*/responses.jsonl"))]
     assert ['"text":"1"' in text for text in texts] == [True, False]
 
 
@@ -304,7 +304,7 @@ def test_answers_without_a_state_are_not_taken_for_those_of_new_code(bench: Benc
     (bench.folder() / "responses.jsonl").write_text(response("a").model_dump_json() + "\n")
     cells.tidy(bench.folder())
     assert not bench.folder().exists()
-    assert bench.folder().with_name(bench.folder().name + ".aside1").is_dir()
+    assert (bench.run.path / "aside" / f"{bench.folder().name}.1" / "responses.jsonl").exists()
 
 
 def test_accepting_code_is_recorded(bench: Bench) -> None:
@@ -327,7 +327,7 @@ def test_adopting_takes_answers_times_and_state_and_sets_aside_what_was_there(be
     cells.adopt(bench.folder(), other.folder())
     for name in ("responses.jsonl", "timing.jsonl", "cell.json"):
         assert (other.folder() / name).read_bytes() == (bench.folder() / name).read_bytes()
-    assert other.folder().with_name(other.folder().name + ".aside1").is_dir()
+    assert (other.run.path / "aside" / f"{other.folder().name}.1").is_dir()
     other.attempt([response("c")], number=2)
     collect(other)
     assert names(other) == ["c", "a"]
