@@ -62,19 +62,28 @@ def folders(environment: MethodEnvironment, method: Path) -> dict[str, Path]:
 
 @lru_cache(maxsize=256)
 def _imported(folder: Path) -> tuple[str, ...]:
-    """Return the folders below ``methods/`` that a folder's code imports from."""
+    """Return the folders below ``methods/`` that a folder's code imports from. Raises ManifestError for code that cannot be parsed."""
     names = set()
     for path in _files(folder):
-        for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
-            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        here = ("methods", folder.name, *path.relative_to(folder).parent.parts)
+        try:
+            tree = ast.parse(path.read_bytes(), str(path))
+        except (SyntaxError, ValueError) as error:
+            raise ManifestError(f"{path}: {error}", "Mend the method's code.") from error
+        for node in ast.walk(tree):
+            modules: list[str] = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                top = ".".join([*here[: len(here) - node.level + 1], *filter(None, [node.module])]) if node.level else str(node.module)
+                modules = [f"{top}.{alias.name}" for alias in node.names]
             names |= {module.split(".")[1] for module in modules if module.startswith("methods.")}
-    return tuple(sorted(names))
+    return tuple(sorted(names - {folder.name, "*"}))
 
 
-def code_digest(needed: Mapping[str, Path], runner: Path = RUNNER) -> str:
+def code_digest(needed: Mapping[str, Path], runner: Path | None = None) -> str:
     """Return the hash of the runner and of the named method folders, each read once a process."""
-    total = hashlib.sha256(_folder_digest(runner.resolve()).encode())
+    total = hashlib.sha256(_folder_digest((runner or RUNNER).resolve()).encode())
     for name, folder in sorted(needed.items()):
         total.update(f"{name}\0{_folder_digest(folder)}".encode())
     return total.hexdigest()
