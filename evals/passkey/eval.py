@@ -22,7 +22,7 @@ ANSWER_PREFIX = "The pass key is "
 NAMES = ("lengths", "depths", "repeats", "digits", "max_new_tokens")
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 LONGEST = 10_000_000
-LEAST_TOKENS = 64
+LEAST_TOKENS = 128
 """Below this no tokenizer leaves room for text around the needle."""
 BATCH_TOKENS = 4_000_000
 """Prompts of about so many tokens in all are fitted together: few calls of the tokenizer, and memory that does not grow with the task."""

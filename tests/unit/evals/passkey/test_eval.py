@@ -100,7 +100,7 @@ def test_long_keys_leave_room_to_be_written() -> None:
 
 
 @settings(max_examples=12)
-@given(length=st.integers(100, 1500))
+@given(length=st.integers(128, 1500))
 def test_lengths_in_tokens_are_kept_by_the_whole_prompt(length: int) -> None:
     for request, reference in build({"lengths": {"tokens": [length]}, "depths": [0, 0.6]}, count=by_words).values():
         assert length - 3 <= by_words([text_of(request)])[0] <= length
@@ -116,7 +116,7 @@ def test_adding_a_length_in_tokens_leaves_the_others() -> None:
 
 def test_a_length_that_cannot_hold_the_needle_is_named() -> None:
     with pytest.raises(ParameterError) as caught:
-        build({"lengths": {"tokens": [64, 2000]}}, count=lambda texts: [9 * len(text.split()) for text in texts])
+        build({"lengths": {"tokens": [128, 2000]}}, count=lambda texts: [9 * len(text.split()) for text in texts])
     assert caught.value.path == ("lengths", "tokens", 0)
 
 
@@ -161,7 +161,7 @@ WORDS = {"words": [256]}
         ({"lengths": {"words": [256, 512, 256]}}, ("lengths", "words", 2)),
         ({"lengths": {"words": [True]}}, ("lengths", "words", 0)),
         ({"lengths": {"words": ["256"]}}, ("lengths", "words", 0)),
-        ({"lengths": {"tokens": [63]}}, ("lengths", "tokens", 0)),
+        ({"lengths": {"tokens": [127]}}, ("lengths", "tokens", 0)),
         ({"lengths": WORDS, "depths": [0.1, 0.2, 1.2]}, ("depths", 2)),
         ({"lengths": WORDS, "depths": [float("nan")]}, ("depths", 0)),
         ({"lengths": WORDS, "depths": [0, 0.0]}, ("depths", 1)),

@@ -50,7 +50,7 @@ def test_many_prompts_share_few_calls() -> None:
     calls: list[int] = []
     prompts = [lambda words, i=i: f"{'y ' * i}" + prompt(words) for i in range(10)]
     found = fit(prompts, 8_000, counter(TOKENIZERS["by length"], calls))
-    assert len(calls) <= 8
+    assert len(calls) <= 6
     assert all(words is not None and words > 2_000 for words in found)
 
 
