@@ -17,8 +17,8 @@ FLASH_CUDA = "sdpa-flash-cuda"
 
 _BLOCK_ELEMENTS = 1 << 25
 """Scores that the blocked kernel holds at once."""
-_BAND_ROWS = 256
-"""Queries in one block of a banded mask; measured best between 128 and 512 on CPU."""
+_BAND_ROWS = 128
+"""Queries in one block of a banded mask: small blocks compute less that the mask hides, large ones make fewer calls."""
 
 
 def choose(requested: str, device: torch.device, dtype: torch.dtype, head_dim: int, softcap: float | None) -> str:
@@ -66,11 +66,11 @@ def single(
     grouped = query.reshape(batch, keys.shape[1], -1, size)
     lse: Tensor | None = None
     if kernel == BLOCKED:
-        scores = _scores(grouped, keys, scaling, softcap)
+        scores = _scores(_wide(grouped), _wide(keys), scaling, softcap)
         if valid is not None:
             scores = scores.masked_fill(~valid, float("-inf"))
         lse = scores.logsumexp(-1)
-        out = scores.softmax(-1).to(values.dtype) @ values
+        out = (scores.softmax(-1).to(_wide(values).dtype) @ _wide(values)).to(values.dtype)
     elif valid is not None:
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=valid, scale=scaling)
     elif kernel == FLASH_CPU:
@@ -166,6 +166,8 @@ def _blocked(
 ) -> tuple[Tensor, Tensor]:
     heads, rows = query.shape[1:3]
     past = keys.shape[2] - rows
+    dtype = query.dtype
+    query, keys, values = _wide(query), _wide(keys), _wide(values)
     outs, sums = [], []
     first = 0
     while first < rows:
@@ -184,4 +186,9 @@ def _blocked(
         sums.append(part.logsumexp(-1))
         outs.append(part.softmax(-1).to(v.dtype) @ v)
         first = last
-    return torch.cat(outs, dim=2).reshape(1, heads, rows, -1), torch.cat(sums, dim=2).reshape(1, heads, rows)
+    return torch.cat(outs, dim=2).reshape(1, heads, rows, -1).to(dtype), torch.cat(sums, dim=2).reshape(1, heads, rows)
+
+
+def _wide(states: Tensor) -> Tensor:
+    """Return float32 on CPU, where half-precision products may be slow, and what was given on CUDA."""
+    return states.float() if states.device.type == "cpu" else states

@@ -44,6 +44,16 @@ class _Row:
     finish: str | None = None
     text: str | None = None
 
+    shown: int = 0
+    """Characters of the answer that a watching person has seen."""
+
+    def tell(self, piece: Callable[[str, str], None], decode: Decode) -> None:
+        """Show what is new of the text; a character whose last bytes are still to come waits for them."""
+        text = decode(self.ids) if self.text is None else self.text
+        if len(text) > self.shown and (self.finish is not None or not text.endswith("\ufffd")):
+            piece(self.prompt.id, text[self.shown :])
+            self.shown = len(text)
+
     def take(self, token: int, decode: Decode) -> None:
         """Append a token and decide whether the row is done."""
         if self.finish is not None:
@@ -108,11 +118,13 @@ def _decode(decoder: Decoder, token: Tensor, rows: Sequence[_Row], hooks: Hooks,
     if limit > 1:
         decoder.reserve(limit - 1)
     kept = [token]
-    watching = not all(row.free or not (row.prompt.stop_ids or row.prompt.stop_strings) for row in rows)
+    watching = hooks.piece is not None or not all(row.free or not (row.prompt.stop_ids or row.prompt.stop_strings) for row in rows)
     for count in range(1, limit + 1):
         if watching:
             for row, value in zip(rows, token.tolist()):
                 row.take(value, decode)
+                if hooks.piece is not None:
+                    row.tell(hooks.piece, decode)
             if all(row.finish for row in rows):
                 return
         if count == limit:

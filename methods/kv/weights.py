@@ -10,6 +10,8 @@ import transformers
 from runner.protocol import Model
 from torch import Tensor, nn
 
+from . import cpu
+
 MODERN = int(transformers.__version__.split(".", 1)[0]) >= 5
 
 _ROPE = frozenset({
@@ -38,6 +40,8 @@ def load(model: Model, attention: str) -> nn.Module:
             model.path, config=config, local_files_only=True, use_safetensors=True, **options
         )
     network: nn.Module = loaded.to(model.device).eval()
+    if model.device == "cpu" and not cpu.native(dtype):
+        cpu.widen(network)
     return network.requires_grad_(False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 import unittest
@@ -31,7 +30,10 @@ CONFIGS = {
     "qwen3": ("Qwen3Config", {"head_dim": 16}),
     "gemma2": ("Gemma2Config", {"head_dim": 16, "sliding_window": 9, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 16}),
     "phi3": ("Phi3Config", {}),
-    "yarn": ("LlamaConfig", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}}),
+    "yarn": (
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}},
+    ),
 }
 
 
@@ -114,7 +116,7 @@ def reachable_bytes(root: object) -> int:
 
 
 def streaming_reference(family: object, ids: list[int], split: tuple[int, int], steps: int) -> list[int]:
-    """Decode greedily by StreamingLLM's ``windowed`` rule with a loop over queries and keys, in float64, nothing cached.
+    """Decode greedily by StreamingLLM's ``windowed`` rule with a loop over queries, in float64, nothing cached.
 
     Every layer of every step is recomputed over all tokens; what the window hides, hides for good, as hidden states are those of the
     windowed pass itself.
@@ -128,43 +130,38 @@ def streaming_reference(family: object, ids: list[int], split: tuple[int, int], 
     return chosen
 
 
-def _turn(row: torch.Tensor, position: float, frequencies: torch.Tensor) -> torch.Tensor:
-    angle = position * frequencies
-    half = row.shape[-1] // 2
-    first, second = row[..., :half], row[..., half:]
+def _turn(rows: torch.Tensor, positions: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """Rotate (heads, n, head_dim), each of the n by its own position."""
+    angle = positions[:, None] * frequencies
+    first, second = rows.chunk(2, dim=-1)
     return torch.cat((first * angle.cos() - second * angle.sin(), second * angle.cos() + first * angle.sin()), dim=-1)
 
 
 def _windowed_forward(network: object, ids: list[int], split: tuple[int, int]) -> torch.Tensor:
-    """Return the last position's logits. Takes q, k and v from the model's own layers, attends by plain loops."""
+    """Return the last position's logits. Takes q, k and v from the model's own layers and attends query by query."""
     sinks, local = split
-    config = network.config
     frequencies = network.base_model.rotary_emb.inv_freq.double()
-    boost = network.base_model.rotary_emb.attention_scaling
 
     def attend(module, query, key, value, attention_mask, scaling=None, softcap=None, sliding_window=None, **kwargs):  # noqa: PLR0917
         group, length = query.shape[1] // key.shape[1], query.shape[2]
+        k, v = key[0].repeat_interleave(group, 0), value[0].repeat_interleave(group, 0)
         near, used = (local, sinks) if not sliding_window or sliding_window > local else (sliding_window, 0)
+        places = torch.arange(length, dtype=torch.float64)
+        turned = _turn(k, places, frequencies)
+        true = _turn(query[0], places, frequencies)
+        fixed = _turn(query[0], torch.full_like(places, near + used - 1), frequencies)
         out = torch.zeros_like(query)
-        for head in range(query.shape[1]):
-            k, v = key[0, head // group], value[0, head // group]
-            for i in range(length):
-                scores, rows = [], []
-                for j in range(i + 1):
-                    if i - j < near:
-                        a, b = _turn(query[0, head, i], i, frequencies), _turn(k[j], j, frequencies)
-                    elif j < used and (not sliding_window or i - j < sliding_window):
-                        a, b = _turn(query[0, head, i], near + used - 1, frequencies), _turn(k[j], j, frequencies)
-                    else:
-                        continue
-                    score = float(a @ b) * scaling
-                    scores.append(softcap * math.tanh(score / softcap) if softcap else score)
-                    rows.append(v[j])
-                weights = torch.tensor(scores, dtype=torch.float64).softmax(0)
-                out[0, head, i] = (weights[:, None] * torch.stack(rows)).sum(0)
+        for i in range(length):
+            window = [j for j in range(i + 1) if i - j < near]
+            first = [j for j in range(i + 1) if i - j >= near and j < used and (not sliding_window or i - j < sliding_window)]
+            scores = (
+                torch.cat(((true[:, i, None] * turned[:, window]).sum(-1), (fixed[:, i, None] * turned[:, first]).sum(-1)), dim=-1)
+                * scaling
+            )
+            weights = (softcap * torch.tanh(scores / softcap) if softcap else scores).softmax(-1)
+            out[0, :, i] = (weights[..., None] * v[:, window + first]).sum(1)
         return out.transpose(1, 2), None
 
-    del boost, config  # zero positions leave YaRN's attention scaling in q and k
     transformers.AttentionInterface.register("reference", attend)
     network.config._attn_implementation = "reference"
     try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import unittest
 
 import torch
-from inside.support import CONFIGS, MODERN, Recorder, folder, model, modern, prompt, tokens
 from runner.protocol import TooLong
+
+from inside.support import CONFIGS, MODERN, Recorder, folder, model, modern, prompt, tokens
 
 if MODERN:
     from methods.kv.family import CacheFamily as Family
 
     POLICY = "methods.full_kv.policy:build"
-    NAMES = [name for name in CONFIGS]
+    NAMES = list(CONFIGS)
 else:
     from methods.full_kv.native import NativeFamily as Family
 
@@ -37,7 +38,9 @@ def generated(family: Family, ids: list[int], count: int) -> list[int]:
     ours = network.config._attn_implementation
     if MODERN:
         network.set_attn_implementation("eager")
-    out = network.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=count, do_sample=False, eos_token_id=None)
+    out = network.generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)), max_new_tokens=count, do_sample=False, eos_token_id=None
+    )
     if MODERN:
         network.set_attn_implementation(ours)
     return out[0, len(ids) :].tolist()
@@ -100,7 +103,10 @@ class FullKV(unittest.TestCase):
         for name in NAMES:
             with self.subTest(model=name):
                 family = load(self, name)
-                batch = [prompt(tokens(length, seed=length), name=str(length), max_new_tokens=limit) for length, limit in ((5, 12), (31, 9), (14, 14))]
+                batch = [
+                    prompt(tokens(length, seed=length), name=str(length), max_new_tokens=limit)
+                    for length, limit in ((5, 12), (31, 9), (14, 14))
+                ]
                 together = answer(family, batch)
                 alone = [answer(family, [item])[0] for item in batch]
                 self.assertEqual([item.text for item in together], [item.text for item in alone])

@@ -6,9 +6,10 @@ import unittest
 from collections.abc import Sequence
 
 import torch
-from inside.support import Recorder, prompt
 from methods.kv.loop import greedy
 from runner.protocol import Holding
+
+from inside.support import Recorder, prompt
 
 LETTERS = "abcdefghij"
 
@@ -85,10 +86,14 @@ class Stops(unittest.TestCase):
     def test_rows_stop_by_themselves(self) -> None:
         scripted = Scripted(["abcd", "dcba", "aaaa"])
         batch = [
-            prompt([1], "x", max_new_tokens=4, stop_ids=(1,)), prompt([1, 2], "y", max_new_tokens=3), prompt([1], "z", max_new_tokens=4, stop_strings=("aa",)),
-        ]  # fmt: skip
+            prompt([1], "x", max_new_tokens=4, stop_ids=(1,)),
+            prompt([1, 2], "y", max_new_tokens=3),
+            prompt([1], "z", max_new_tokens=4, stop_strings=("aa",)),
+        ]
         got = greedy(lambda: scripted, batch, Recorder().hooks(), decode)
-        self.assertEqual([(item.id, item.text, item.finish) for item in got], [("x", "ab", "stop"), ("y", "dcb", "length"), ("z", "", "stop")])
+        self.assertEqual(
+            [(item.id, item.text, item.finish) for item in got], [("x", "ab", "stop"), ("y", "dcb", "length"), ("z", "", "stop")]
+        )
         self.assertEqual(scripted.steps, 2)
 
 
