@@ -96,7 +96,7 @@ def table(summary: Summary) -> "Table":
 def _figures(row: Row) -> Sequence[str]:
     result = row.result
     if result is None:
-        return (row.status.replace("_", " ") + (f": {row.reason}" if row.reason else ""),)
+        return (row.status.replace("_", " "),)  # the reason, which may be long, stands below the table
     score = headline(result)
     time = result.speed.headline
     counts = result.counts
@@ -115,7 +115,12 @@ def _figures(row: Row) -> Sequence[str]:
 
 
 def footnote(summary: Summary) -> str:
-    """Return what the columns mean, in the run's own figures."""
+    """Return why rows have no figures, a line each, and what the columns mean, in the run's own figures."""
+    reasons = [
+        f"{row.label} in {row.environment} on {row.model}, {row.task}: {row.status.replace('_', ' ')}: {row.reason}"
+        for row in ordered(summary.rows)
+        if row.result is None and row.reason
+    ]
     times: list[BucketTime] = [row.result.speed.headline for row in summary.rows if row.result and row.result.speed.headline]
     metric = next((row.result.metric for row in summary.rows if row.result), None)
     parts = []
@@ -125,4 +130,4 @@ def footnote(summary: Summary) -> str:
     if times:
         longest = max(time.given for time in times)
         parts.append(f"prefill, decode and peak (above the weights): medians of a pass of their own at batch 1, longest bucket (~{longest:,.0f} tokens)")
-    return "; ".join(parts) + "."
+    return "\n".join([*reasons, "; ".join(parts) + "."])
