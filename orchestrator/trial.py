@@ -1,8 +1,9 @@
 """``longctx try``: one prompt through the very path of a run, its text shown as it comes."""
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from .contracts.outcome import Event
 from .contracts.response import Response
 from .contracts.result import Summary
-from .errors import LongctxError, UsageError
+from .errors import RunIncomplete, UsageError
 from .events import clean
 from .listing import settings_of
 from .report import size
@@ -44,7 +45,7 @@ def attempt(trial: Trial, settings: Settings, console: "Console", out: IO[str]) 
     manifest = _manifest(trial, text)
     folder = settings.cache / "tries"
     path = folder / "manifests" / f"{manifest['name']}.yaml"
-    write(path, json.dumps(manifest, indent=1, ensure_ascii=False))  # JSON is YAML
+    write(path, _yaml(manifest))
     options = RunOptions(manifest=path, fresh=True, stream=True, on_event=_printer(out), command="longctx try …")
     try:
         summary = execute(options, settings.model_copy(update={"runs": folder}), console)
@@ -86,6 +87,12 @@ def _manifest(trial: Trial, text: str) -> dict[str, Any]:
     return {"name": f"try-{digest(body)[:12]}", **body}
 
 
+def _yaml(manifest: Mapping[str, Any]) -> str:
+    """Write plain data as JSON, which is YAML once those characters are escaped that YAML refuses raw, or takes for line breaks."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    return re.sub("[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def _printer(out: IO[str]) -> Callable[[Event], None]:
     def show(event: Event) -> None:
         if event.event == "piece":
@@ -103,7 +110,7 @@ def _tell(summary: Summary, run: RunFolder, console: "Console") -> None:
         for response in read_lines(run.cell(row.result.cell) / "responses.jsonl", Response):
             console.print(_words(response, row.label, row.environment), markup=False)
             if response.error:
-                raise LongctxError(f"{response.error.type}: {response.error.message}", f"Read `longctx logs {run.path}`.")
+                raise RunIncomplete(f"{response.error.type}: {response.error.message}", f"Read `longctx logs {run.path}`.")
 
 
 def _words(response: Response, label: str, environment: str) -> str:
