@@ -20,6 +20,7 @@ from .base import Eval
 
 BUILT_IN = {
     "passkey": ".passkey",
+    "passkey-2024": ".passkey_2024",
     "prompt": ".prompt",
 }
 """Name to module, relative to this package; the module has an object ``EVAL``."""
