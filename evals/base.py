@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Role = Literal["instruction", "context", "question", "answer_prefix"]
 Scalar = bool | int | float | str | None
@@ -125,3 +125,19 @@ class Eval(Protocol):
 
     def code(self) -> tuple[Path, ...]:
         """Files whose content decides what ``build`` and ``score`` return."""
+
+
+@runtime_checkable
+class ReadsData(Protocol):
+    """What an eval has besides, if ``build`` reads files of the data folder: when one changes, requests are built again."""
+
+    def reads(self, task: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return those files' paths below the data folder."""
+
+
+@runtime_checkable
+class RefusesTemplates(Protocol):
+    """What an eval has besides, if some of its prompts are to be continued and not answered."""
+
+    no_template: frozenset[str]
+    """Tasks around which no chat template is laid, whatever a manifest says."""

@@ -130,5 +130,5 @@ def write_prompts(task: str, pairs: Sequence[str], seed: int, out: Path, setting
         where = ".".join(map(str, error.path))
         raise UsageError(f"{task}: {where}: {error.message}", f"Allowed: {error.allowed or ', '.join(error.options)}") from error
     except DataMissing as error:
-        raise DataError(str(error), error.command) from error
+        raise DataError(str(error), f"Mend it with: {error.command}") from error
     return count

@@ -41,5 +41,6 @@ def plan_words(plan: Plan) -> str:
     parts.append(f"{len(plan.jobs)} jobs" if plan.jobs else "nothing to run")
     lines = ["; ".join(parts) + f"; engine {plan.engine}, device {plan.device}."]
     lines += [f"{one.variant} on {one.model}, {one.task}: {one.kind.replace('_', ' ')}: {one.reason}" for one in plan.absent[:20]]
+    lines += [f"{task.task}: {task.note}" for task in plan.tasks if task.note]
     lines += [f"{task.task}: fetch its data first: {task.fetch}" for task in plan.tasks if task.fetch]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ..evals import registry
-from ..evals.base import BuildContext, DataMissing
+from ..evals.base import BuildContext, DataMissing, ReadsData
 from . import tasks
 from .cells import covers
 from .contracts.plan import LockedModel, PlannedTask
@@ -30,8 +30,21 @@ def folder_of(selected: SelectedEval, settings: Settings, seed: int, locked: Loc
     name, _, task = selected.task.partition("/")
     one = registry.get(name)
     tokenizer = [file.sha256 for file in locked.files if not file.path.endswith(".safetensors")] if locked else None
-    key = digest([tasks.eval_sha256(one, task), task, dict(selected.params), seed, tokenizer])
+    parts = [tasks.eval_sha256(one, task), task, dict(selected.params), seed, tokenizer]
+    if isinstance(one, ReadsData):
+        parts.append([_stamp(settings.data, path) for path in one.reads(task, selected.params)])
+    key = digest(parts)
     return settings.cache / "tasks" / key[:24]
+
+
+def _stamp(data: Path | None, path: str) -> list[str | int] | None:
+    """Tell one state of a data file from another without reading it; whatever is built from it anew is the same or wrong."""
+    try:
+        file = (data or Path()) / path
+        status = file.stat()
+    except OSError:
+        return None
+    return [str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def facts(
@@ -44,8 +57,7 @@ def facts(
     sha256 = tasks.eval_sha256(one, task)
     requests: int | None
     if model and locked is None:
-        planned = PlannedTask(key=key, task=selected.task, params=dict(selected.params), eval_sha256=sha256, requests=_size(selected, settings))
-        return TaskFacts(planned=planned, covers=None)
+        return TaskFacts(planned=_planned(selected, key, sha256, _size(selected, settings)), covers=None)
     folder = folder_of(selected, settings, seed, locked)
     fetch = None
     if build and not (folder / "index.json").exists() and (count is not None or not model):
@@ -53,14 +65,20 @@ def facts(
             _build(selected, settings, seed, folder, locked, count)
         except DataMissing as error:
             if count is not None:  # a run cannot go on without it; a plan names the command and lists what else there is
-                raise DataError(str(error), error.command) from error
+                raise DataError(str(error), f"Mend it with: {error.command}") from error
             fetch = error.command
     index = json.loads((folder / "index.json").read_bytes()) if (folder / "index.json").exists() else None
     requests = index["requests"] if index else _size(selected, settings)
-    planned = PlannedTask(key=key, task=selected.task, params=dict(selected.params), eval_sha256=sha256, requests=requests, fetch=fetch)
+    planned = _planned(selected, key, sha256, requests, fetch)
     if index is None:
         return TaskFacts(planned=planned, covers=None)
     return TaskFacts(planned=planned, covers=index["covers"], references_sha256=index["references_sha256"], folder=folder)
+
+
+def _planned(selected: SelectedEval, key: str, sha256: str, requests: int | None, fetch: str | None = None) -> PlannedTask:
+    return PlannedTask(
+        key=key, task=selected.task, params=dict(selected.params), eval_sha256=sha256, requests=requests, fetch=fetch, note=selected.note
+    )
 
 
 def _size(selected: SelectedEval, settings: Settings) -> int | None:

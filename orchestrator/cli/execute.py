@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import app
-from .shared import AcceptOption, EngineOption, FreshOption, ManifestPath, NameOption, console, find_manifest
+from .shared import AcceptOption, DataOption, EngineOption, FreshOption, ManifestPath, NameOption, console, find_manifest, settings_with
 
 if TYPE_CHECKING:
     from ..contracts.result import Summary
@@ -27,13 +27,13 @@ def run(
     accept_code: AcceptOption = False,
     fresh: FreshOption = False,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try again the requests that ended in an error of the method.")] = False,
+    data: DataOption = None,
 ) -> None:
     """Run a manifest to the end, or resume it, and show the table."""
     from ..run import Incomplete, RunOptions, execute
-    from ..settings import load_settings
 
     out = console()
-    settings = load_settings()
+    settings = settings_with(data)
     options = RunOptions(
         manifest=find_manifest(manifest), name=name, engine=engine, backend=backend, accept_code=accept_code, fresh=fresh, retry_errors=retry_errors,
         parallel=parallel, command=shlex.join(["longctx", *(argument for argument in sys.argv[1:] if argument != "--fresh")]),
@@ -62,15 +62,15 @@ def plan(
     name: NameOption = None,
     accept_code: AcceptOption = False,
     fresh: FreshOption = False,
+    data: DataOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show what a manifest expands to: cells, jobs, what is done, what is missing and why. Runs and fetches nothing."""
     from .. import world
     from ..plan import Options
-    from ..settings import load_settings
     from ..store import RunFolder
 
-    settings = load_settings()
+    settings = settings_with(data)
     loaded = world.read(find_manifest(manifest), settings)
     here = world.look(loaded, settings, engine or loaded.manifest.engine, lambda _: None, fetch=False)
     folder = RunFolder((settings.runs / (name or loaded.manifest.name)).absolute())

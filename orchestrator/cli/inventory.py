@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import app
-from .shared import console
+from .shared import DataOption, console, settings_with
 
 models_app = typer.Typer(help="List models, and fetch them before a run.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(models_app, name="models")
@@ -67,10 +67,10 @@ def requests(
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write: one JSON object a line, with id and prompt.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the task, name=value (YAML); repeatable.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 42,
+    data: DataOption = None,
 ) -> None:
     """Write the requests of a task exactly as they would be sent."""
     from ..listing import write_prompts
-    from ..settings import load_settings
 
-    count = write_prompts(task, tuple(set_ or ()), seed, out, load_settings())
+    count = write_prompts(task, tuple(set_ or ()), seed, out, settings_with(data))
     console().print(f"{count} requests written to {out}.", markup=False)

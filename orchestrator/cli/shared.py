@@ -19,6 +19,7 @@ ManifestPath = Annotated[
 ]
 EngineOption = Annotated[str | None, typer.Option("--engine", "-e", help="auto, docker or venv; the manifest's own when absent.")]
 NameOption = Annotated[str | None, typer.Option("--name", "-n", help="Name of the run's folder; the manifest's name when absent.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of datasets; $LONGCTX_DATA or the settings' own when absent.")]
 RunArgument = Annotated[str, typer.Argument(help="A run's name, or the path of its folder.", metavar="RUN")]
 AcceptOption = Annotated[bool, typer.Option("--accept-code", help="Keep answers made by older code of the same configuration.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Run everything again; earlier answers are set aside, not lost.")]
@@ -45,6 +46,14 @@ def console(*, stderr: bool = False) -> "Console":
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made = Console(stderr=stderr, highlight=False, width=200)
     return made
+
+
+def settings_with(data: Path | None) -> "Settings":
+    """Return the host's settings, with the data folder that ``--data`` names, if it does."""
+    from ..settings import load_settings
+
+    settings = load_settings()
+    return settings if data is None else settings.model_copy(update={"data": data.expanduser().absolute()})
 
 
 def find_run(name: str, settings: "Settings") -> "RunFolder":

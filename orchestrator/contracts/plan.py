@@ -30,6 +30,7 @@ class PlannedTask(Contract):
     eval_sha256: Sha256 = Field(description="of the eval's code, parameters and data")
     requests: Count | None = Field(description="null until its data is fetched")
     fetch: str | None = Field(default=None, description="the command that fetches its data, where that is missing")
+    note: str | None = Field(default=None, description="what differs from what the manifest asks for, and why")
 
 
 class PlannedCell(Contract):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...evals.base import Eval, ParameterError, Size
+from ...evals.base import Eval, ParameterError, RefusesTemplates, Size
 from ..catalog import Catalog, Method
 from ..contracts.manifest import Defaults, EvalSelection, Manifest, MethodSelection, ModelSpec
 from ..contracts.request import Prompting
@@ -262,7 +262,11 @@ def _eval(
         problems.add(_parameter_problem(error, path, selection.params))
         return None
     key = selection.label or selection.task.replace("/", "-")
-    return SelectedEval(key=key, task=selection.task, params=params, prompting=prompting, path=path), size
+    note = None
+    if prompting.template != "none" and isinstance(evaluation, RefusesTemplates) and task in evaluation.no_template:
+        prompting = prompting.model_copy(update={"template": "none", "template_kwargs": {}})
+        note = "template none: a chat template is never laid around this task"
+    return SelectedEval(key=key, task=selection.task, params=params, prompting=prompting, path=path, note=note), size
 
 
 def _parameter_problem(error: ParameterError, path: KeyPath, params: Mapping[str, Any]) -> Problem:

@@ -45,6 +45,8 @@ class SelectedEval:
     params: Mapping[str, Any]
     prompting: Prompting
     path: KeyPath
+    note: str | None = None
+    """What differs from what the manifest asks for, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)

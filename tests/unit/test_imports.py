@@ -1,7 +1,8 @@
 """Who may import whom. Read from the source, so that nothing is imported to find out.
 
-``orchestrator → evals`` only through the registry and the protocol · nothing on the host imports a framework or a method · the runner is
-the standard library until it loads a method · a method imports the cache family's library, the runner's protocol and its own folder.
+``orchestrator → evals`` only through the registry, the protocol and the list of data · nothing on the host imports a framework or a
+method · the runner is the standard library until it loads a method · a method imports the cache family's library, the runner's protocol
+and its own folder.
 """
 
 import ast
@@ -116,11 +117,9 @@ def test_the_orchestrator_knows_no_framework_and_no_method() -> None:
     assert not wrong, told(wrong)
 
 
-def test_the_orchestrator_sees_evals_through_the_registry_and_the_protocol() -> None:
-    wrong = [
-        each for each in found("orchestrator")
-        if starts(each.module, "longctx.evals") and not starts(each.module, "longctx.evals.registry", "longctx.evals.base")
-    ]  # fmt: skip
+def test_the_orchestrator_sees_evals_through_the_registry_the_protocol_and_the_list_of_data() -> None:
+    allowed = tuple(f"longctx.evals.{name}" for name in ("registry", "base", "data", "sources"))
+    wrong = [each for each in found("orchestrator") if starts(each.module, "longctx.evals") and not starts(each.module, *allowed)]
     assert not wrong, told(wrong)
 
 
