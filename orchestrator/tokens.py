@@ -1,4 +1,4 @@
-"""The tokenise step: token ids are made once per model × task × prompting, checked, and kept in the cache; every method reads the same file."""
+"""The tokenise step: token ids are made once per model × task × prompting, checked, and kept; every method reads the same file."""
 
 import contextlib
 import hashlib
@@ -79,16 +79,24 @@ def _wrong(request: bytes, line: bytes) -> str | None:
     row = json.loads(request)
     if ids.id != row["id"] or ids.request_sha256 != digest(row):
         return f"these are not the ids of request {row['id']}"
-    if hashlib.sha256(struct.pack(f"<{len(ids.ids)}I", *ids.ids)).hexdigest() != ids.given_sha256:
+    try:
+        packed = struct.pack(f"<{len(ids.ids)}I", *ids.ids)
+    except struct.error:
+        return f"request {ids.id} has ids that no vocabulary has"
+    if hashlib.sha256(packed).hexdigest() != ids.given_sha256:
         return f"the hash of request {ids.id} is not that of its ids"
     return None
 
 
-def lender(engine: Engine, settings: Settings, report: Report) -> Callable[[LockedModel], contextlib.AbstractContextManager[Callable[[Sequence[str]], Sequence[int]]]]:
+Count = Callable[[Sequence[str]], Sequence[int]]
+"""From texts to how many tokens each has."""
+
+
+def lender(engine: Engine, settings: Settings, report: Report) -> Callable[[LockedModel], contextlib.AbstractContextManager[Count]]:
     """Return what lends evals a model's tokenizer: a process in the model's own environment that counts, asked through a folder."""
 
     @contextlib.contextmanager
-    def lend(model: LockedModel) -> Iterator[Callable[[Sequence[str]], Sequence[int]]]:
+    def lend(model: LockedModel) -> Iterator[Count]:
         environment = find_environment(model.environment).spec
         engine.prepare(environment, "cpu", report)
         folder = settings.cache / "counting" / f"{model.name}-{time.time_ns()}"
@@ -121,8 +129,7 @@ def lender(engine: Engine, settings: Settings, report: Report) -> Callable[[Lock
                         how = f"ended with {ended.code}" if ended else "did not answer in time"
                         raise EnvironmentFailed(f"Counting tokens for {model.name} {how}.", f"Read {spec.log}.")
                     time.sleep(0.005)
-                counts: list[int] = json.loads(answer.read_bytes())["counts"]
-                return counts
+                return _counts(answer, len(texts), model, spec.log)
 
             yield count
             write(mailbox / "stop", "")
@@ -132,6 +139,19 @@ def lender(engine: Engine, settings: Settings, report: Report) -> Callable[[Lock
         _remove(folder)
 
     return lend
+
+
+def _counts(path: Path, wanted: int, model: LockedModel, log: Path) -> Sequence[int]:
+    """Read an answer of the counting process, which is not trusted: a plain file, not too long, one count a text."""
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > 32 * (wanted + 32):
+            raise ValueError("no plain answer")
+        counts = json.loads(path.read_bytes())["counts"]
+        if not isinstance(counts, list) or len(counts) != wanted or not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("not one count a text")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EnvironmentFailed(f"Counting tokens for {model.name} gave no answer that can be used: {error}.", f"Read {log}.") from error
+    return counts
 
 
 def _remove(folder: Path) -> None:
