@@ -349,9 +349,10 @@ class _Watch:
         """Look again and again; return how all ended."""
         while True:
             states = self.backend.states()
+            again = False
             for task in [task for task, state in states.items() if state == "failed"]:
                 if not self.stopping.asked and self.names[task] not in self.ran.failed:
-                    self._failed(task)
+                    again |= self._failed(task)
             if self.stopping.asked > self._told:
                 self._stop()
             self.watcher.look()
@@ -359,11 +360,13 @@ class _Watch:
                 if job in self.watcher.views and states.get(task) in ("done", "failed"):
                     self.watcher.views[job].state = "failed" if job in self.ran.failed else "done"
             self.shown.show(self.watcher.views)
-            if all(state in ("done", "failed") for state in self.backend.states().values()):
+            # Of the states that were looked at above: one that changed since has not been judged yet.
+            if not again and all(state in ("done", "failed") for state in states.values()):
                 return self.ran
             time.sleep(POLL_SECONDS)
 
-    def _failed(self, task: int) -> None:
+    def _failed(self, task: int) -> bool:
+        """Judge a failed task; return whether it was started again."""
         job = self.names[task]
         verdict = _verdict(self.run, job, self._before[task])
         tries = self._tries.get(task, 1)
@@ -373,9 +376,10 @@ class _Watch:
             self._tries[task] = tries + 1
             self._before[task] = len(self.run.attempts(job))
             self.backend.submit(self.run.plan, [task])
-        else:
-            self.ran.failed[job] = verdict
-            self.say(f"{job}: failed: {_why(verdict)}")
+            return True
+        self.ran.failed[job] = verdict
+        self.say(f"{job}: failed: {_why(verdict)}")
+        return False
 
     def _stop(self) -> None:
         self._told = self.stopping.asked
