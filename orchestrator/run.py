@@ -188,7 +188,7 @@ class _Session:
                 verdict = ran.failed[task.job]
                 raise ModelError(
                     f"The prompts of {task.model} could not be tokenised: {_why(verdict)}",
-                    f"Read {self.run.attempts(task.job)[-1] / 'log.txt'}.",
+                    f"Read `longctx logs {self.run.name} --job {task.job}`.",
                 )
             tokens.accept(self.run, task, models[task.model], self.settings)
 
