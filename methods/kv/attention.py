@@ -74,10 +74,38 @@ def single(
     elif valid is not None:
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=valid, scale=scaling)
     elif kernel == FLASH_CPU:
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(grouped, keys, values, 0.0, False, scale=scaling)
+        # One query a head, as sdpa itself would call it: several in one block are summed in another order.
+        group = grouped.shape[2]
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            grouped.reshape(-1, group, 1, size), _shared(keys, group), _shared(values, group), 0.0, False, scale=scaling
+        )
     else:
         out, lse = _flash_cuda(query, keys, values, scaling=scaling, masked=False, window=None)
     return out.reshape(batch, heads, 1, size), None if lse is None else lse.reshape(batch, heads, 1)
+
+
+def padded(
+    kernel: str,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scaling: float,
+    softcap: float | None,
+    starts: tuple[int, ...],
+    valid: Tensor,
+) -> Tensor:
+    """Attend from one new token a row to its keys from ``starts`` on; ``valid`` says the same as a mask. Shapes as in ``single``.
+
+    Flash attention on CUDA takes no mask, and the kernel that does was fifteen times slower: there each row is a call of its own.
+    """
+    if kernel != FLASH_CUDA:
+        return single(kernel, query, keys, values, scaling=scaling, softcap=softcap, valid=valid)[0]
+    rows = [
+        single(kernel, query[row : row + 1], keys[row : row + 1, :, first:], values[row : row + 1, :, first:], scaling=scaling)[0]
+        for row, first in enumerate(starts)
+    ]
+    return torch.cat(rows)
 
 
 def join(out: Tensor, lse: Tensor, scores: Tensor, values: Tensor) -> Tensor:
@@ -105,15 +133,16 @@ def _scores(query: Tensor, keys: Tensor, scaling: float, softcap: float | None) 
     return raw if softcap is None else softcap * torch.tanh(raw / softcap)
 
 
+def _shared(states: Tensor, group: int) -> Tensor:
+    """View (batch, kv_heads, m, d) as (batch × kv_heads, group, m, d) with a group axis of stride 0."""
+    return states.flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+
+
 def _grouped(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """View one row's (1, heads, n, d) as (kv_heads, group, n, d), its keys and values with a group axis of stride 0."""
-    kv_heads, length, size = keys.shape[1:]
+    kv_heads = keys.shape[1]
     group = query.shape[1] // kv_heads
-    return (
-        query[0].unflatten(0, (kv_heads, group)),
-        keys[0].unsqueeze(1).expand(kv_heads, group, length, size),
-        values[0].unsqueeze(1).expand(kv_heads, group, length, values.shape[-1]),
-    )
+    return query[0].unflatten(0, (kv_heads, group)), _shared(keys, group), _shared(values, group)
 
 
 def _flash_cpu(query: Tensor, keys: Tensor, values: Tensor, scaling: float, window: int | None) -> tuple[Tensor, Tensor]:

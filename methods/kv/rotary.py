@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_Angles = tuple[Tensor, Tensor]
+"""Cosines and signed sines, each (positions, rotated dims) in float32."""
+
 
 class Rotary:
     """Rotates by a model's own inverse frequencies (half-split layout, as Llama, Mistral, Qwen and Gemma have it).
@@ -16,43 +19,42 @@ class Rotary:
     def __init__(self, inverse_frequencies: Tensor) -> None:
         self._frequencies = tuple(inverse_frequencies.double().tolist())
         self._first = 0
-        self._cos: Tensor | None = None
-        self._sin: Tensor | None = None
+        self._angles: _Angles | None = None
+        self._fixed: tuple[int, _Angles] | None = None
 
     def prepare(self, first: int, count: int, device: torch.device) -> None:
         """Make the angles of ``count`` positions from ``first`` ready, so that later calls for them only slice."""
-        positions = torch.arange(first, first + count, dtype=torch.float64)
-        angles = torch.outer(positions, torch.tensor(self._frequencies, dtype=torch.float64))
-        self._first = first
-        self._cos = angles.cos().to(device=device, dtype=torch.float32)
-        self._sin = angles.sin().to(device=device, dtype=torch.float32)
+        self._first, self._angles = first, self._make(first, count, device)
 
     def forget(self) -> None:
-        """Drop what ``prepare`` made, so that no tensor outlives its use."""
-        self._cos = self._sin = None
+        """Drop all angles, so that no tensor outlives its use."""
+        self._angles = self._fixed = None
 
     def at(self, states: Tensor, first: int) -> Tensor:
         """Rotate ``states`` (batch, heads, n, head_dim) as positions ``first … first + n - 1``."""
         count = states.shape[2]
         start = first - self._first
-        if self._cos is None or self._sin is None or self._cos.device != states.device or start < 0 or start + count > self._cos.shape[0]:
-            self.prepare(first, count, states.device)
-            start = 0
-        assert self._cos is not None and self._sin is not None
-        return _rotate(states, self._cos[start : start + count], self._sin[start : start + count])
+        angles = self._angles
+        if angles is None or angles[0].device != states.device or start < 0 or start + count > angles[0].shape[0]:
+            self._first, start = first, 0
+            angles = self._angles = self._make(first, count, states.device)
+        return _rotate(states, angles[0][start : start + count], angles[1][start : start + count])
 
     def fixed(self, states: Tensor, position: int) -> Tensor:
         """Rotate all of ``states`` (batch, heads, n, head_dim) as one position."""
-        angles = position * torch.tensor(self._frequencies, dtype=torch.float64)
-        cos, sin = angles.cos().float().to(states.device), angles.sin().float().to(states.device)
-        return _rotate(states, cos[None], sin[None])
+        if self._fixed is None or self._fixed[0] != position or self._fixed[1][0].device != states.device:
+            self._fixed = position, self._make(position, 1, states.device)
+        return _rotate(states, *self._fixed[1])
+
+    def _make(self, first: int, count: int, device: torch.device) -> _Angles:
+        positions = torch.arange(first, first + count, dtype=torch.float64)
+        angles = torch.outer(positions, torch.tensor(self._frequencies, dtype=torch.float64))
+        cos, sin = angles.cos().float(), angles.sin().float()
+        return torch.cat((cos, cos), dim=-1).to(device), torch.cat((-sin, sin), dim=-1).to(device)
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = cos.shape[-1]
-    rotated = states[..., : 2 * half].float()
-    first, second = rotated[..., :half], rotated[..., half:]
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
-    if states.shape[-1] == 2 * half:
-        return turned
-    return torch.cat((turned, states[..., 2 * half :]), dim=-1)
+    """Rotate by (n, rotated dims) tables; the sign of the first half is in ``sin``. Few kernels: decoding is bound by launches."""
+    turning = states if cos.shape[-1] == states.shape[-1] else states[..., : cos.shape[-1]]
+    turned = (turning * cos + turning.roll(cos.shape[-1] // 2, -1) * sin).to(states.dtype)
+    return turned if turning is states else torch.cat((turned, states[..., cos.shape[-1] :]), dim=-1)

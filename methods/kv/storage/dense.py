@@ -18,15 +18,18 @@ class DenseView:
     keys: Tensor
     values: Tensor
     kernel: str
-    valid: Tensor | None
     single: bool
+    starts: tuple[int, ...]
+    valid: Tensor | None
+    """Where padding is: which entries are none."""
     window: int | None = None
 
     def attend(self, query: Tensor, scaling: float, softcap: float | None) -> Tensor:
         """Attend from (rows, heads, n, head_dim) to every earlier token."""
-        if self.single:
-            return attention.single(self.kernel, query, self.keys, self.values, scaling=scaling, softcap=softcap, valid=self.valid)[0]
-        return attention.causal(self.kernel, query, self.keys, self.values, scaling=scaling, softcap=softcap)[0]
+        attend = {"kernel": self.kernel, "query": query, "keys": self.keys, "values": self.values, "scaling": scaling, "softcap": softcap}
+        if self.valid is not None:
+            return attention.padded(**attend, starts=self.starts, valid=self.valid)
+        return (attention.single if self.single else attention.causal)(**attend)[0]
 
 
 class DenseStorage:
@@ -36,6 +39,7 @@ class DenseStorage:
         self._layout = layout
         self._keys = layout.empty(layout.longest)
         self._values = layout.empty(layout.longest)
+        self._starts = tuple(layout.longest - length for length in layout.lengths)
         self._valid: Tensor | None = None
         self._row: int | None = None
         self._seen = 0
@@ -57,7 +61,9 @@ class DenseStorage:
         self._values[rows, :, first : first + new] = values
         valid = None if self._valid is None else self._valid[..., : first + new]
         held = slice(start, first + new)
-        return DenseView(self._keys[rows, :, held], self._values[rows, :, held], self._layout.kernel, valid, single=self._row is None)
+        return DenseView(
+            self._keys[rows, :, held], self._values[rows, :, held], self._layout.kernel, self._row is None, self._starts, valid
+        )
 
     def end(self) -> None:
         """Nothing to drop: every token is kept."""
