@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import shutil
+import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 from ...evals.base import DataMissing
 from ...evals.data import Archive, File, Source, command, file_sha256, rows
@@ -140,29 +141,38 @@ def _archive(  # noqa: PLR0917
             "Run it again; if that does not help, the mirror gives another file than the hub did.",
         )
     report(f"unpacking {len(archive.files)} sets")
-    files = {}
+    unpacked = scratch / "unpacked"
     try:
-        with zipfile.ZipFile(path) as opened:
-            for file in archive.files:
-                with opened.open(file.upstream) as member:
-                    files[file.path] = _rows_in(data / file.path, member, wanted, file)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        _unpack(path, archive, unpacked)
+        files = {file.path: _record(unpacked / file.path, wanted, file) for file in archive.files}
+        with storage_errors(data):
+            for name in files:
+                (data / name).parent.mkdir(parents=True, exist_ok=True)
+                (unpacked / name).replace(data / name)
+    except _DAMAGE as error:
+        raise DataError(f"{archive.file} of {archive.name}@{commit[:12]} is damaged: {error}.", "Run the same command again.") from error
+    finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(scratch)
-        raise DataError(f"{archive.file} of {archive.name}@{commit[:12]} is damaged: {error}.", "Run the same command again.") from error
-    with contextlib.suppress(OSError):
-        shutil.rmtree(scratch)
     return files, got, commit
 
 
-def _rows_in(path: Path, content: IO[bytes], wanted: Source, file: File) -> FileRecord:
-    """Write a set's file, and count and check its rows before it gets its name."""
-    with writing(path) as opened:
-        shutil.copyfileobj(content, opened, CHUNK)
-        opened.flush()
-        count, size = _count(Path(opened.name), wanted, file), opened.tell()
-        digest = file_sha256(Path(opened.name))
-    return FileRecord(sha256=digest, size=size, rows=count, of=file.rows)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, KeyError, EOFError)
+"""What reading a zip file raises when it is cut short, altered, or lacks a member."""
+
+
+def _unpack(path: Path, archive: Archive, into: Path) -> None:
+    """Unpack the members that are wanted, and no others."""
+    with zipfile.ZipFile(path) as opened:
+        for file in archive.files:
+            with opened.open(file.upstream) as member, writing(into / file.path) as target:
+                shutil.copyfileobj(member, target, CHUNK)
+
+
+def _record(path: Path, wanted: Source, file: File) -> FileRecord:
+    """Describe a file; where it has rows, check each."""
+    rows_there = _count(path, wanted, file) if file.rows is not None else None
+    return FileRecord(sha256=file_sha256(path), size=path.stat().st_size, rows=rows_there, of=file.rows)
 
 
 def _count(path: Path, wanted: Source, file: File) -> int:
@@ -172,7 +182,7 @@ def _count(path: Path, wanted: Source, file: File) -> int:
         for _ in rows(path, wanted.fields, ""):
             count += 1
     except DataMissing as error:
-        raise DataError(f"{file.path}: {str(error).removeprefix(str(path))}", "Take that set's file from where it comes from.") from error
+        raise DataError(f"{file.path}{str(error).removeprefix(str(path))}", "Take that set's file from where it comes from.") from error
     if not count:
         raise DataError(f"{path} has no rows.", "Take that set's file from where it comes from.")
     return count
@@ -197,7 +207,7 @@ def _from_folder(wanted: Source, origin: Path, data: Path, report: Report) -> So
     found = {file.path: next((path for path in places(file, origin) if path.is_file()), None) for file in wanted.files}
     with contextlib.ExitStack() as stack:
         if wanted.archive is not None and not any(found[file.path] for file in wanted.sets):
-            _unpack_beside(wanted.archive, origin, data, found, stack)
+            found |= _packed(wanted, wanted.archive, origin, data, stack)
         _complain(wanted, origin, found)
         files = {}
         for file in wanted.files:
@@ -207,8 +217,7 @@ def _from_folder(wanted: Source, origin: Path, data: Path, report: Report) -> So
             if file.sha256 is not None and (got := file_sha256(path)) != file.sha256:
                 message = f"{path} is not the file that is wanted: SHA-256 {got[:16]}…, pinned {file.sha256[:16]}…."
                 raise DataError(message, f"Take it from {_address(wanted, file)}.")
-            rows_there = _count(path, wanted, file) if file.rows is not None else None
-            files[file.path] = FileRecord(sha256=file_sha256(path), size=path.stat().st_size, rows=rows_there, of=file.rows)
+            files[file.path] = _record(path, wanted, file)
         for name, record in files.items():
             _copy(Path(str(found[name])), data / name, record)
     few = [f"{Path(name).stem} {one.rows} of {one.of}" for name, one in files.items() if one.rows is not None and one.rows != one.of]
@@ -220,23 +229,18 @@ def _from_folder(wanted: Source, origin: Path, data: Path, report: Report) -> So
     return SourceRecord(origin=str(origin), revisions=revisions, files=files)
 
 
-def _unpack_beside(archive: Archive, origin: Path, data: Path, found: dict[str, Path | None], stack: contextlib.ExitStack) -> None:
-    """Take an archive that lies in the folder apart into a scratch folder, for as long as it is needed."""
-    import tempfile
-
-    packed = next((path for path in (origin / archive.file, origin / "longbench" / archive.file) if path.is_file()), None)
+def _packed(wanted: Source, archive: Archive, origin: Path, data: Path, stack: contextlib.ExitStack) -> dict[str, Path | None]:
+    """Take an archive that lies in the folder apart into a scratch folder, for as long as it is needed; return its files."""
+    packed = next((path for path in (origin / archive.file, origin / wanted.name / archive.file) if path.is_file()), None)
     if packed is None:
-        return
+        return {}
     scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=data, prefix=".unpack-")))
     try:
-        with zipfile.ZipFile(packed) as opened:
-            for file in archive.files:
-                with opened.open(file.upstream) as member, writing(scratch / file.path) as target:
-                    shutil.copyfileobj(member, target, CHUNK)
-                found[file.path] = scratch / file.path
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        _unpack(packed, archive, scratch)
+    except _DAMAGE as error:
         step = "Download it again, or name a folder of its files."
         raise DataError(f"{packed} is not the archive that is wanted: {error}.", step) from error
+    return {file.path: scratch / file.path for file in archive.files}
 
 
 def _complain(wanted: Source, origin: Path, found: Mapping[str, Path | None]) -> None:

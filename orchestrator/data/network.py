@@ -57,9 +57,10 @@ def read(repository: Repository, file: File, settings: Settings) -> bytes:
 def archive(wanted: Archive, revision: str | None, into: Path, settings: Settings, report: Report) -> tuple[Path, str]:
     """Return the archive, downloaded into ``into``, and its commit. What a killed download left there is gone on with.
 
-    ``revision`` is a commit, or None for the newest. Raises Unreachable, StorageError.
+    ``revision`` is a commit, or None for the newest. Raises Unreachable, StorageError. The hub's own client leaves nothing behind to go
+    on with, so its session is used, with its tokens and mirrors, but not its downloader.
     """
-    from huggingface_hub import HfApi, errors, hf_hub_download
+    from huggingface_hub import HfApi, errors, hf_hub_url
 
     # The base of the HTTP client's own errors (a connection refused is one): httpx's or its successor's, as this hub has it.
     client: type[BaseException] = next(base for base in errors.HfHubHTTPError.__bases__ if base is not OSError)
@@ -68,13 +69,50 @@ def archive(wanted: Archive, revision: str | None, into: Path, settings: Setting
         with network_environment(settings):
             commit = HfApi(endpoint=endpoint).dataset_info(wanted.name, revision=revision, timeout=SECONDS).sha or ""
             report(f"{wanted.file} of {wanted.name}@{commit[:12]}, from the hub")
-            path = hf_hub_download(
-                wanted.name, wanted.file, repo_type="dataset", revision=commit, local_dir=into, endpoint=endpoint,
-            )  # fmt: skip
+            address = hf_hub_url(wanted.name, wanted.file, repo_type="dataset", revision=commit, endpoint=endpoint)
+            path = into / f"{commit}-{wanted.file}"
+            into.mkdir(parents=True, exist_ok=True)
+            for left in reversed(range(TRIES)):
+                try:
+                    if _more(address, path.with_name(f"{path.name}.part"), report):
+                        path.with_name(f"{path.name}.part").replace(path)
+                        return path, commit
+                except client:
+                    if not left:
+                        raise
+                report(f"broken off; going on ({left} more tries)")
+                time.sleep(TRIES - left)
     except (client, OSError) as error:
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
             step = "Free some space or choose another folder with --data; then run it again."
             raise StorageError(f"{into}: {error.strerror}.", step) from error
         lines = str(error).strip().splitlines()
         raise Unreachable(f"{endpoint or 'https://huggingface.co'}: {lines[0] if lines else type(error).__name__}") from error
-    return Path(path), commit
+    raise Unreachable(f"{endpoint or 'https://huggingface.co'}: {wanted.file} breaks off each time")
+
+
+def _more(address: str, part: Path, report: Report) -> bool:
+    """Add what is missing to a file; return whether it is whole then."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    start = part.stat().st_size if part.exists() else 0
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+    with get_session().stream("GET", address, headers=headers, timeout=SECONDS, follow_redirects=True) as answer:
+        if answer.status_code == 416:  # longer than the file is: not a part of it
+            part.unlink()
+            return False
+        hf_raise_for_status(answer)
+        if answer.status_code != 206:
+            start = 0
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length is not None else None
+        done, told = start, start
+        with part.open("ab" if start else "wb") as file:
+            for piece in answer.iter_raw():
+                file.write(piece)
+                done += len(piece)
+                if total and done - told >= max(total // 10, 2**20):
+                    report(f"{done / 2**20:,.0f} of {total / 2**20:,.0f} MiB")
+                    told = done
+    return total is None or done == total
