@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SOURCE_ONLY = ("jieba", "rouge-score")
+"""Pure Python packages of which there are no wheels."""
 OLDEST = "3.11"
 """The oldest Python that longctx itself runs on."""
 LEFT_OUT = ("torch", "triton")
@@ -36,9 +38,10 @@ class Target:
 def targets() -> list[Target]:
     """Return all locks; the host's comes before the one that is constrained by it."""
     host = ("pyproject.toml", "requirements/build.in")
+    built = tuple(part for package in SOURCE_ONLY for part in ("--no-binary", package))
     found = [
-        Target("requirements/host.lock", host, OLDEST),
-        Target("requirements/dev.lock", host, OLDEST, ("--extra", "dev", "--constraint", "requirements/host.lock")),
+        Target("requirements/host.lock", host, OLDEST, built),
+        Target("requirements/dev.lock", host, OLDEST, (*built, "--extra", "dev", "--constraint", "requirements/host.lock")),
     ]
     for source in sorted((ROOT / "images").glob("*/requirements.in")):
         folder = source.parent.relative_to(ROOT).as_posix()
