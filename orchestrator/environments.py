@@ -5,6 +5,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -71,7 +72,19 @@ def load_environment(name: str) -> EnvironmentSpec:
 
 
 def read_environment(folder: Path) -> Environment:
-    """Read ``environment.yaml`` and hash it with its lock. Raises ManifestError naming the file and the key."""
+    """Read ``environment.yaml`` and hash it with its lock. Raises ManifestError naming the file and the key.
+
+    What did not change is read once a process: a plan asks for each environment again and again.
+    """
+    try:
+        files = tuple(sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in folder.iterdir()))
+    except OSError:
+        files = ()  # the reading itself tells what is wrong
+    return _read(folder, files)
+
+
+@lru_cache(maxsize=64)
+def _read(folder: Path, files: tuple[tuple[str, int, int], ...]) -> Environment:
     import yaml
 
     file = folder / FILE

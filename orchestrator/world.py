@@ -1,10 +1,9 @@
-"""What a manifest meets on this host: its models, environments, methods' code, tasks, devices and engine, gathered as facts for the plan."""
+"""What a manifest meets on this host: models, environments, methods' code, tasks, devices and engine, gathered as facts for the plan."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from . import devices, engines, inspection, models, taskstore
 from .catalog import find_catalog
@@ -84,24 +83,23 @@ def facts(world: World, *, build: bool, count: Counter | None = None, unavailabl
             code[key] = code_digest(folders(variant.environment, variant.method.folder))
     tasks: dict[tuple[str, str], TaskFacts] = {}
     for selected in world.loaded.evals:
-        for model in world.loaded.models:
-            tasks[(selected.key, model.spec.name)] = _task(world, selected, model.spec.name, build, count, tasks)
+        tasks |= {(selected.key, model): task for model, task in _tasks(world, selected, build, count).items()}
     return Facts(
         models=world.models, environments={name: digest([one.sha256, world.device]) for name, one in environments.items()}, code=code,
         tasks=tasks, device=world.device, engine=world.engine.name, backend="local", unavailable=unavailable or {},
     )  # fmt: skip
 
 
-def _task(
-    world: World, selected: SelectedEval, model: str, build: bool, count: Counter | None, made: Mapping[Any, TaskFacts]
-) -> TaskFacts:
-    by_model = taskstore.needs_tokenizer(selected)
-    if not by_model:  # the same requests serve every model
-        for (key, _), task in made.items():
-            if key == selected.key:
-                return task
-    locked = world.models[model] if by_model else None
-    return taskstore.facts(selected, world.settings, world.loaded.manifest.seed, model=model if by_model else None, locked=locked, build=build, count=count)
+def _tasks(world: World, selected: SelectedEval, build: bool, count: Counter | None) -> Mapping[str, TaskFacts]:
+    """Return what is known of a task by model: the same requests serve every model, unless lengths are in tokens."""
+    names = [model.spec.name for model in world.loaded.models]
+    seed = world.loaded.manifest.seed
+    if not taskstore.needs_tokenizer(selected):
+        return dict.fromkeys(names, taskstore.facts(selected, world.settings, seed, model=None, locked=None, build=build, count=count))
+    return {
+        name: taskstore.facts(selected, world.settings, seed, model=name, locked=world.models[name], build=build, count=count)
+        for name in names
+    }
 
 
 def _environment_names(loaded: LoadedManifest) -> set[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ class Simulated:
         monkeypatch.setattr(backends, "make", lambda name, parallel: self)
         monkeypatch.setattr(devices, "hardware", lambda kind: HARDWARE)
         monkeypatch.setattr(run, "POLL_SECONDS", 0.0)
+        monkeypatch.setattr(jobs, "stage", lambda cache, needed: cache)  # nothing runs it
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # nobody pulls the plug here
 
     # The engine's part.
 
