@@ -19,6 +19,7 @@ from typing import cast
 from .base import Eval
 
 BUILT_IN = {
+    "longbench": ".longbench",
     "passkey": ".passkey",
     "passkey-2024": ".passkey_2024",
     "prompt": ".prompt",

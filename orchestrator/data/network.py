@@ -94,7 +94,7 @@ def archive(wanted: Archive, revision: str | None, into: Path, settings: Setting
 def _more(address: str, part: Path, report: Report) -> bool:
     """Add what is missing to a file; return whether it is whole then."""
     from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]  # documented, not in __all__
 
     start = part.stat().st_size if part.exists() else 0
     headers = {**build_hf_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}

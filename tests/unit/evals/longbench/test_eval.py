@@ -116,6 +116,9 @@ def test_a_row_that_there_is_not_is_named(write_rows: WriteRows) -> None:
     with pytest.raises(ParameterError, match="there is no row 'r9'") as caught:
         ids("qasper", data, subset=["r1", "r9"])
     assert caught.value.path == ("subset", 1)
+    with pytest.raises(ParameterError, match="there is no row 99") as caught:
+        ids("qasper", data, subset=["r1", 99, 0])
+    assert caught.value.path == ("subset", 1), "where the person wrote it"
     with pytest.raises(ParameterError, match="'r1' is row 1, which stands here as well"):
         ids("qasper", data, subset=["r1", 1])
 
