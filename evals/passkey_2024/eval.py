@@ -11,7 +11,7 @@ from . import metrics, options
 from .cities import CITIES
 from .haystack import Background, insert
 from .keys import WRAPPERS, Draw, Drawn, city_numbers, pass_key
-from .material import FILES, Config, read_config, read_essays
+from .material import FILES, Config, files_of, read_config, read_essays
 
 CITY_NEEDLE = "Every city has a number, and the number of {city} is {number}."
 CITY_QUESTION = "\nWhich number does {city} have? The number of {city} is "
@@ -53,6 +53,10 @@ class Passkey2024:
     def needs_tokenizer(self, task: str, params: Mapping[str, Any]) -> bool:
         """Never: lengths are in words."""
         return False
+
+    def reads(self, task: str, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """The files below the data folder that ``build`` depends on."""
+        return files_of(task)
 
     def size(self, task: str, params: Mapping[str, Any], data: Path | None) -> Size:
         """Known where the configuration has been fetched, or where nothing of it is needed."""

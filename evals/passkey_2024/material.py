@@ -47,6 +47,11 @@ class Essay:
     text: str
 
 
+def files_of(task: str) -> tuple[str, ...]:
+    """Return what a task's requests are made of, as paths below the data folder."""
+    return (f"{CONFIGS}/{FILES[task]}", *_essays())
+
+
 def read_config(data: Path | None, task: str) -> Config:
     """Return a task's configuration. Raises DataMissing if the file is missing or not the pinned one."""
     path = find(data, PASSKEY, f"{CONFIGS}/{FILES[task]}")
@@ -73,7 +78,7 @@ def read_essays(data: Path | None, order: str) -> tuple[Essay, ...]:
 
     Files that do not belong to the protocol are passed over.
     """
-    paths = {Path(file.path).name: find(data, PASSKEY, file.path) for file in PASSKEY.pinned if file.path.startswith(f"{ESSAYS}/")}
+    paths = {Path(path).name: find(data, PASSKEY, path) for path in _essays()}
     names = sorted(paths, key=os.fsencode)
     if order == "file-listing":
         names = [name for name in os.listdir(next(iter(paths.values())).parent) if name in paths]  # noqa: PTH208 - the original's own call
@@ -81,6 +86,10 @@ def read_essays(data: Path | None, order: str) -> tuple[Essay, ...]:
         return tuple(Essay(name=name, text=paths[name].read_text(encoding="utf-8")) for name in names)
     except OSError as error:
         raise DataMissing(f"{error.filename} cannot be read: {error.strerror}.", command(PASSKEY.name, data)) from error
+
+
+def _essays() -> tuple[str, ...]:
+    return tuple(file.path for file in PASSKEY.pinned if file.path.startswith(f"{ESSAYS}/"))
 
 
 def spread(low: int, high: int, count: int) -> tuple[int | float, ...]:

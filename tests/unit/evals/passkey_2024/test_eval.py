@@ -163,6 +163,16 @@ def test_size_with_and_without_the_data(folder: Folder, tmp_path: Path) -> None:
     assert not EVAL.needs_tokenizer("7digits", params)
 
 
+def test_what_it_reads_is_all_there_and_decides(folder: Folder) -> None:
+    data = folder()
+    paths = EVAL.reads("quick", EVAL.normalise("quick", {}))
+    assert len(paths) == 4
+    assert all((data / path).is_file() for path in paths)
+    for other in set(material.FILES.values()) - {material.FILES["quick"]}:
+        (data / material.CONFIGS / other).unlink()
+    assert build(data, "quick")
+
+
 @pytest.mark.parametrize("path", [f"{material.CONFIGS}/{material.FILES['7digits']}", f"{material.ESSAYS}/a.txt"])
 def test_a_missing_or_altered_file_is_named_with_the_command_that_mends_it(folder: Folder, path: str) -> None:
     data = folder()
