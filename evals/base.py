@@ -141,3 +141,33 @@ class RefusesTemplates(Protocol):
 
     no_template: frozenset[str]
     """Tasks around which no chat template is laid, whatever a manifest says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """A mean over tasks that others publish. It is that of the tasks' headline means in percent, each rounded to two decimals."""
+
+    name: str
+    tasks: tuple[str, ...]
+    axis: str | None = None
+    """If given, a task's value is the mean over the values of this axis, each with the same weight."""
+    values: tuple[str, ...] = ()
+    """Those values, all of which a task must have."""
+
+
+@runtime_checkable
+class Averaged(Protocol):
+    """What an eval has besides, if means over its tasks are worth showing."""
+
+    averages: tuple[Average, ...]
+
+
+@runtime_checkable
+class ScoresPredictions(Protocol):
+    """What an eval has besides, if its benchmark has prediction files: JSON lines of ``pred, answers, all_classes, length``."""
+
+    def bucket(self, length: int) -> str:
+        """Return the range of lengths that a row belongs to."""
+
+    buckets: tuple[str, ...]
+    """All of them, in order."""

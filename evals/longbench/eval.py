@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import parameters
-from ..base import BuildContext, DataMissing, ParameterError, Reference, Request, Size, Stop
+from ..base import Average, BuildContext, DataMissing, ParameterError, Reference, Request, Size, Stop
 from ..data import command, find, recorded
 from ..sources import LONGBENCH
 from . import metrics
-from .datasets import TASKS, bucket, dataset_of
+from .datasets import BUCKETS, TASKS, bucket, dataset_of
+from .groups import AVERAGES
 from .prompting import segments
 from .rows import Row, path_of, read
 
@@ -28,6 +29,12 @@ class LongBench:
     axes: tuple[str, ...] = ("bucket",)
     summary: str = "questions, summaries, few-shot tasks and code on real long texts (Bai et al., ACL 2024); needs its data"
     no_template: frozenset[str] = frozenset(task for task in TASKS if not dataset_of(task).template)
+    averages: tuple[Average, ...] = AVERAGES
+    buckets: tuple[str, ...] = BUCKETS
+
+    def bucket(self, length: int) -> str:
+        """Return LongBench-E's range of a row's ``length``."""
+        return bucket(length)
 
     def normalise(self, task: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Fill in defaults. Raises ParameterError."""
