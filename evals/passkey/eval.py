@@ -1,16 +1,16 @@
 """The passkey eval: parameters, requests and scores. What the prompt says stands at the top, word for word."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from .. import parameters
-from ..base import BuildContext, ParameterError, Reference, Request, Segment, Size
-from .fit import Count, fit
-from .haystack import draw, haystack, insert
+from .. import parameters, text
+from ..base import BuildContext, Reference, Request, Segment, Size
+from ..text.haystack import draw, haystack, insert
+from ..text.lengths import lengths, sized
 
 INSTRUCTION = (
     "One line of the following text gives a pass key. Read everything and keep the pass key in mind, because you will be asked for it.\n\n"
@@ -21,11 +21,6 @@ ANSWER_PREFIX = "The pass key is "
 
 NAMES = ("lengths", "depths", "repeats", "digits", "max_new_tokens")
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
-LONGEST = 10_000_000
-LEAST_TOKENS = 128
-"""Below this no tokenizer leaves room for text around the needle."""
-BATCH_TOKENS = 4_000_000
-"""Prompts of about so many tokens in all are fitted together: few calls of the tokenizer, and memory that does not grow with the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +79,7 @@ class Passkey:
         parameters.known(params, NAMES)
         digits = parameters.integer(params.get("digits", 5), ("digits",), 1, 64)
         return {
-            "lengths": _lengths(params.get("lengths")),
+            "lengths": lengths(params.get("lengths")),
             "depths": parameters.numbers(params.get("depths", DEPTHS), ("depths",), 0, 1),
             "repeats": parameters.integer(params.get("repeats", 1), ("repeats",), 1, 100_000),
             "digits": digits,
@@ -102,32 +97,25 @@ class Passkey:
         ``least_tokens`` in words is the number of words of the longest prompt: tokenizers of language models cut at white space
         before they merge, so a word is one token or more.
         """
-        ((unit, lengths),) = params["lengths"].items()
+        ((unit, wanted),) = params["lengths"].items()
         around = len("".join((INSTRUCTION, NEEDLE, QUESTION, ANSWER_PREFIX)).split()) if unit == "words" else 0
         return Size(
-            requests=len(lengths) * len(params["depths"]) * params["repeats"],
-            least_tokens=max(lengths) + around,
+            requests=len(wanted) * len(params["depths"]) * params["repeats"],
+            least_tokens=max(wanted) + around,
             max_new_tokens=params["max_new_tokens"],
         )
 
     def build(self, task: str, params: Mapping[str, Any], context: BuildContext) -> Iterator[tuple[Request, Reference]]:
         """Yield requests by length, depth, repeat. Raises ParameterError where a length in tokens is too short for this tokenizer."""
-        ((unit, lengths),) = params["lengths"].items()
-        for which, length in enumerate(lengths):
+        ((unit, wanted),) = params["lengths"].items()
+        for which, length in enumerate(wanted):
             places = (
                 Place(unit=unit, length=length, depth=depth, repeat=repeat, digits=params["digits"], seed=context.seed)
                 for depth in params["depths"]
                 for repeat in range(params["repeats"])
             )
-            if unit == "words":
-                for place in places:
-                    yield _pair(place, length, params)
-            else:
-                if context.count is None:
-                    raise ValueError("lengths in tokens need the model's tokenizer, and the host lent none")
-                for some in _batches(places, max(1, BATCH_TOKENS // length)):
-                    for place, words in zip(some, _fitted(some, context.count, ("lengths", "tokens", which)), strict=True):
-                        yield _pair(place, words, params)
+            for place, words in sized(places, Place.prompt, unit, length, count=context.count, path=("lengths", unit, which)):
+                yield _pair(place, words, params)
 
     def score(self, task: str, reference: Reference, text: str) -> dict[str, float]:
         """Score one answer; README.md says what each metric is."""
@@ -138,44 +126,14 @@ class Passkey:
         return {"exact": float(runs[:1] == [key]), "contained": float(key in runs), "partial": common / len(key)}
 
     def code(self) -> tuple[Path, ...]:
-        """All modules of this folder."""
-        return tuple(sorted(Path(__file__).parent.glob("*.py")))
-
-
-def _lengths(value: Any) -> dict[str, list[int]]:
-    shape = "{words: [256, 512, 1024]} or {tokens: [4096, 8192]}"
-    if not isinstance(value, Mapping):
-        raise ParameterError(("lengths",), "must be given" if value is None else f"{value!r} is not allowed", shape)
-    parameters.known(value, ("words", "tokens"), ("lengths",))
-    if len(value) != 1:
-        raise ParameterError(("lengths",), "takes lengths in one unit", shape)
-    ((unit, lengths),) = value.items()
-    return {unit: parameters.integers(lengths, ("lengths", unit), LEAST_TOKENS if unit == "tokens" else 1, LONGEST)}
+        """All modules of this folder, and those that make the text."""
+        return (*sorted(Path(__file__).parent.glob("*.py")), *text.CODE)
 
 
 def _pair(place: Place, words: int, params: Mapping[str, Any]) -> tuple[Request, Reference]:
     request = Request(id=place.id, segments=place.segments(words), max_new_tokens=params["max_new_tokens"])
     axes = {place.unit: place.length, "depth": place.depth, "repeat": place.repeat}
     return request, Reference(id=place.id, answers=(place.key,), cluster=place.id, axes=axes)
-
-
-def _fitted(places: Sequence[Place], count: Count, path: tuple[str | int, ...]) -> list[int]:
-    limit = places[0].length
-    words = fit([place.prompt for place in places], limit, count)
-    if any(fitting is None for fitting in words):
-        raise ParameterError(path, f"{limit} tokens cannot hold question and needle with this model's tokenizer", "a greater length")
-    return [fitting for fitting in words if fitting is not None]
-
-
-def _batches(places: Iterator[Place], size: int) -> Iterator[list[Place]]:
-    some: list[Place] = []
-    for place in places:
-        some.append(place)
-        if len(some) == size:
-            yield some
-            some = []
-    if some:
-        yield some
 
 
 def _plain(depth: float) -> str:

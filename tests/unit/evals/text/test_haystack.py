@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longctx.evals.passkey.haystack import PATTERNS, haystack, insert
+from longctx.evals.text.haystack import PATTERNS, haystack, insert, weave
 
 
 @settings(max_examples=30)
@@ -67,3 +67,20 @@ def test_the_needle_stands_at_the_nearest_border_between_sentences(depth: float,
 def test_the_needle_is_never_further_from_its_depth_than_half_a_sentence(depth: float, words: int) -> None:
     text = insert(haystack("d", words), "NEEDLE", depth)
     assert abs(text.split().index("NEEDLE") - depth * words) <= 15
+
+
+@settings(max_examples=40)
+@given(depths=st.lists(st.floats(0, 1), max_size=6), words=st.integers(1, 200))
+def test_needles_woven_in_stand_where_each_alone_would(depths: list[float], words: int) -> None:
+    lines = haystack("w", words)
+    text = weave(lines, [(depth, f"N{number}") for number, depth in enumerate(depths)])
+    found = text.split()
+    assert [word for word in found if word[0] != "N"] == " ".join(lines).split()
+    for number, depth in enumerate(depths):
+        before = [word for word in found[: found.index(f"N{number}")] if word[0] != "N"]
+        assert len(before) == insert(lines, "N", depth).split().index("N")
+
+
+def test_needles_of_one_place_keep_their_order() -> None:
+    assert weave(LINES, [(0.5, "N"), (0, "M"), (0.45, "O")]) == "M one two three four. N O five six. seven eight nine ten."
+    assert weave([], [(0.5, "N"), (0.1, "M")]) == "N M"

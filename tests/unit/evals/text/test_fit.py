@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longctx.evals.passkey.fit import fit
+from longctx.evals.text.fit import fit
 
 Count = Callable[[Sequence[str]], list[int]]
 

@@ -1,13 +1,15 @@
-"""Text that says nothing about the pass key: as many words as wanted, of sentences made here, the same on every machine.
+"""Text that says nothing about any needle: as many words as wanted, of sentences made here, the same on every machine.
 
 A sentence is a pattern whose gaps are filled from word lists; which pattern and which words follow from SHA-256 of (tag, number
 of the sentence), so that no generator's state, platform or Python version has a say. More than 10^7 different sentences can come out,
 none holds a digit, and none speaks of keys or passing.
 """
 
+import bisect
 import hashlib
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 PEOPLE = (
     "baker", "farmer", "teacher", "sailor", "painter", "gardener", "doctor", "carpenter", "singer", "driver", "miller", "tailor", "potter",
@@ -115,13 +117,14 @@ def sentences(tag: str) -> Iterator[str]:
 
 
 def haystack(tag: str, words: int) -> list[str]:
-    """Return sentences of exactly ``words`` words in all, counted as ``str.split`` does.
+    """Return sentences of exactly ``words`` words in all; a longer haystack of the same tag begins with the same whole sentences."""
+    return take(sentences(tag), words)
 
-    The last sentence is broken off where it would be too long, so a longer haystack of the same tag begins with the same sentences.
-    """
+
+def take(source: Iterator[str], words: int) -> list[str]:
+    """Return the first sentences, of exactly ``words`` words in all as ``str.split`` counts them; the last is broken off if need be."""
     taken: list[str] = []
     left = words
-    source = sentences(tag)
     while left > 0:
         parts = next(source).split()
         if len(parts) > left:
@@ -134,9 +137,17 @@ def haystack(tag: str, words: int) -> list[str]:
 
 def insert(lines: list[str], needle: str, depth: float) -> str:
     """Join the sentences with the needle between two of them: as near as can be to ``depth`` of the words before it, earlier on a tie."""
-    counts = [0]
-    for line in lines:
-        counts.append(counts[-1] + len(line.split()))
-    target = depth * counts[-1]
-    border = min(range(len(counts)), key=lambda index: (abs(counts[index] - target), index))
-    return " ".join([*lines[:border], needle, *lines[border:]])
+    return weave(lines, [(depth, needle)])
+
+
+def weave(lines: Sequence[str], needles: Sequence[tuple[float, str]]) -> str:
+    """Join the sentences with needles between them, each (depth, needle) as ``insert`` does; needles of one place keep their order."""
+    borders = [0, *itertools.accumulate(len(line.split()) for line in lines)]
+    placed: dict[int, list[str]] = {}
+    for depth, needle in needles:
+        target = depth * borders[-1]
+        after = min(bisect.bisect_left(borders, target), len(lines))
+        border = after - 1 if after and target - borders[after - 1] <= borders[after] - target else after
+        placed.setdefault(border, []).append(needle)
+    pieces = [[*placed.get(number, ()), line] for number, line in enumerate([*lines, ""])]
+    return " ".join(piece for group in pieces for piece in group if piece)
