@@ -1,4 +1,4 @@
-"""Which requests are decoded together, and which are timed: pure functions of the requests and their lengths, never of what is done already."""
+"""Which requests are decoded together, and which are timed: functions of the requests and their lengths, never of what is done already."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Cell folders: merging what attempts wrote, by request id, into one ``responses.jsonl`` that does not tell how often the run was interrupted.
+"""Cell folders: what attempts wrote, merged by request id into one ``responses.jsonl`` that does not tell how often a run was interrupted.
 
 What comes out of a container is hostile: links and odd files are refused, sizes capped, every line validated and written anew.
 """
@@ -23,7 +23,18 @@ from .contracts.plan import PlannedCell
 from .contracts.response import Response, Timing
 from .errors import BadRunFolder
 from .store import (
-    LINE_LIMIT, RunFolder, digest, file_digest, lines, link_or_copy, read_document, read_lines, storage_errors, write, write_document, writing,
+    LINE_LIMIT,
+    RunFolder,
+    digest,
+    file_digest,
+    lines,
+    link_or_copy,
+    read_document,
+    read_lines,
+    storage_errors,
+    write,
+    write_document,
+    writing,
 )  # fmt: skip
 
 OUT_LIMIT = 64 * 2**30
@@ -180,7 +191,7 @@ def merged(attempt: Path) -> frozenset[str]:
 def _gather(
     run: RunFolder, attempt: Path, cells: Mapping[str, PlannedCell], gathered: dict[str, _Gathered], orders: dict[str, Mapping[str, str]]
 ) -> list[str]:
-    """Index what one attempt wrote for cells of the plan; return those cells. What other code or another configuration made stays for later."""
+    """Index what one attempt wrote for cells of the plan; return those cells. What other code or configurations made stays for later."""
     try:
         job = Job.model_validate_json((attempt / "job.json").read_bytes())
     except ValidationError:
@@ -211,7 +222,7 @@ def _gather(
                 run=run.name, job=job.job, attempt=job.attempt, engine=verdict.engine if verdict else "unknown",
                 isolation=verdict.isolation if verdict else "none", responses=len(places), timings=len(timings), weights=weights,
                 environment=environment,
-            )  # fmt: skip
+            )
         )
     return [part.cell for part in parts]
 
@@ -270,7 +281,7 @@ def _merge(run: RunFolder, cell: PlannedCell, found: _Gathered, wanted: Mapping[
             cell=cell.cell, config_sha256=cell.config_sha256, codes=tuple(sorted(codes)), answered=len(order),
             covers_sha256=covers((name, place.request_sha256) for name, place in places.items()),
             errors=sum(place.error for place in places.values()), sources=(*(state.sources if state else ()), *found.sources),
-        ),  # fmt: skip
+        ),
     )
 
 

@@ -35,7 +35,8 @@ def gpus() -> tuple[Gpu, ...]:
         return ()
     try:
         rows = subprocess.run(
-            [tool, "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=30, check=True
+            [tool, "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, timeout=30, check=True,
         ).stdout
     except (subprocess.SubprocessError, OSError):
         return ()

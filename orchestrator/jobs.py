@@ -108,7 +108,9 @@ def model_mounts(model: LockedModel, *, weights: bool) -> tuple[Mount, ...]:
     )
 
 
-def generate(run: RunFolder, plan: Plan, lock: Lock, planned: PlannedJob, attempt: Attempt, needed: Mapping[str, Path], cache: Path) -> ContainerSpec | None:
+def generate(
+    run: RunFolder, plan: Plan, lock: Lock, planned: PlannedJob, attempt: Attempt, needed: Mapping[str, Path], cache: Path
+) -> ContainerSpec | None:
     """Write ``job.json`` and the inputs of one attempt; return what to start, or None when nothing is missing any more."""
     model = next(model for model in lock.models if model.name == planned.model)
     by_name = {cell.cell: cell for cell in plan.cells}
@@ -124,8 +126,8 @@ def generate(run: RunFolder, plan: Plan, lock: Lock, planned: PlannedJob, attemp
         return None
     job = Job(
         kind="generate", run=plan.run, job=planned.job, attempt=attempt.number, family=planned.family, entry=planned.entry,
-        environment=planned.environment, model=model.job, device=planned.device, cells=tuple(cells), limits=planned.limits, stream=plan.stream,
-        seed=plan.seed,
+        environment=planned.environment, model=model.job, device=planned.device, cells=tuple(cells), limits=planned.limits,
+        stream=plan.stream, seed=plan.seed,
     )  # fmt: skip
     return _spec(job, model, attempt, tuple(mounts.values()), stage(cache, needed))
 

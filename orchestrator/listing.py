@@ -34,7 +34,8 @@ def methods_table(catalog: Catalog) -> "Table":
     made = _table(("method", "environments", "family", "summary"))
     for name in catalog.names():
         spec = catalog.get(name).spec
-        made.add_row(name, ", ".join(one.name for one in spec.environments), spec.environments[0].family or name, " ".join(spec.summary.split()))
+        environments = ", ".join(one.name for one in spec.environments)
+        made.add_row(name, environments, spec.environments[0].family or name, " ".join(spec.summary.split()))
     return made
 
 
@@ -64,7 +65,8 @@ def known_model(name: str) -> ModelSpec:
     known = known_models()
     if name not in known:
         near = nearest(name, known)
-        raise UsageError(f"No model is called '{name}'.", f"Known: {', '.join(sorted(known))}." + (f" Did you mean '{near}'?" if near else ""))
+        meant = f" Did you mean '{near}'?" if near else ""
+        raise UsageError(f"No model is called '{name}'.", f"Known: {', '.join(sorted(known))}.{meant}")
     return known[name].spec
 
 
@@ -115,7 +117,8 @@ def write_prompts(task: str, pairs: Sequence[str], seed: int, out: Path, setting
     try:
         params = one.normalise(name, settings_of(pairs))
         if one.needs_tokenizer(name, params):
-            raise UsageError(f"{task} with lengths in tokens depends on a model's tokenizer.", "Give lengths in words: --set 'lengths={words: [256]}'")
+            step = "Give lengths in words: --set 'lengths={words: [256]}'"
+            raise UsageError(f"{task} with lengths in tokens depends on a model's tokenizer.", step)
         count = 0
         with writing(out) as file:
             for request, _ in one.build(name, params, BuildContext(seed=seed, data=settings.data)):

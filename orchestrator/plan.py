@@ -139,7 +139,7 @@ def identify(expansion: Expansion, manifest: Manifest, facts: Facts) -> tuple[li
                 Absent(
                     variant=cell.variant.label, model=cell.model.name, task=cell.eval.key, environment=environment, kind="not_run",
                     reason=facts.unavailable[environment],
-                )  # fmt: skip
+                )
             )
             continue
         variant, label = variants.get(id(cell.variant)) or variants.setdefault(id(cell.variant), _variant(cell.variant, manifest, facts))
@@ -206,7 +206,7 @@ def _ids_names(identities: Sequence[Identity], ids_name: Callable[[str, str, Map
     return found
 
 
-def _cell(  # noqa: PLR0917
+def _cell(
     identity: Identity, manifest: Manifest, facts: Facts, seen: Inspection, options: Options, ids: str
 ) -> PlannedCell:
     cell, task = identity.cell, identity.task
@@ -332,7 +332,7 @@ def _jobs(
                     task=first + len(jobs), job=f"{unique_slug(family)}.{environment}--{unique_slug(model)}{suffix}", family=family,
                     environment=environment, entry=entries[(family, environment, model)], model=model, cells=tuple(members), shard=shard,
                     shards=wants.shards, device=device, gpus=wants.gpus if facts.device == "cuda" else 0, limits=limits,
-                )  # fmt: skip
+                )
             )
     return tuple(jobs)
 

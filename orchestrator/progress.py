@@ -1,4 +1,4 @@
-"""What a person sees while jobs run: one line a job, loading / n of m, tokens a second, time left. Plain lines where there is no terminal."""
+"""What a person sees while jobs run: a line a job, loading / n of m, tokens a second, time left. Plain lines where there is no terminal."""
 
 import time
 from collections import deque

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CSV_COLUMNS = (
-    "label", "model", "task", "environment", "status", "reason", "metric", "score", "low", "high", "n", "requests", "oom", "too_long", "error",
-    "zeros", "kv_bytes", "kv_analytic", "kv_full", "kv_host", "ratio", "ratio_analytic", "bucket_tokens", "prefill_s", "decode_tokens_per_s",
-    "peak_bytes", "weights_bytes", "isolation", "engine", "random_weights", "cell", "config_sha256", "code_sha256",
+    "label", "model", "task", "environment", "status", "reason", "metric", "score", "low", "high", "n", "requests", "oom", "too_long",
+    "error", "zeros", "kv_bytes", "kv_analytic", "kv_full", "kv_host", "ratio", "ratio_analytic", "bucket_tokens", "prefill_s",
+    "decode_tokens_per_s", "peak_bytes", "weights_bytes", "isolation", "engine", "random_weights", "cell", "config_sha256", "code_sha256",
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def write_summary(run: RunFolder, summary: Summary) -> None:
 
 def _csv(row: Row) -> Mapping[str, object]:
     values: dict[str, object] = {
-        "label": row.label, "model": row.model, "task": row.task, "environment": row.environment, "status": row.status, "reason": row.reason,
+        "label": row.label, "model": row.model, "task": row.task, "environment": row.environment, "status": row.status,
+        "reason": row.reason,
     }  # fmt: skip
     result = row.result
     if result is None:
@@ -129,5 +130,8 @@ def footnote(summary: Summary) -> str:
     parts.append("KV held: bytes measured a request, ratio: full KV ÷ held")
     if times:
         longest = max(time.given for time in times)
-        parts.append(f"prefill, decode and peak (above the weights): medians of a pass of their own at batch 1, longest bucket (~{longest:,.0f} tokens)")
+        parts.append(
+            "prefill, decode and peak (above the weights): medians of a pass of their own at batch 1, "
+            f"longest bucket (~{longest:,.0f} tokens)"
+        )
     return "\n".join([*reasons, "; ".join(parts) + "."])

@@ -18,8 +18,12 @@ class Settings(Contract):
     cache: Path = Field(default=Path("~/.cache/longctx"), description="environments, models, staged code, token ids")
     runs: Path = Field(default=Path("runs"), description="where runs are kept; relative to the working folder")
     data: Path | None = Field(default=None, description="datasets; below the cache when absent")
-    wheelhouse: Path | None = Field(default=None, description="folder of wheels, such as a CPU torch; $UV_FIND_LINKS or $PIP_FIND_LINKS when absent")
-    torch_index: str | None = Field(default=None, description="index that has torch's builds, where uv's own choice by device is out of reach")
+    wheelhouse: Path | None = Field(
+        default=None, description="folder of wheels, such as a CPU torch; $UV_FIND_LINKS or $PIP_FIND_LINKS when absent"
+    )
+    torch_index: str | None = Field(
+        default=None, description="index that has torch's builds, where uv's own choice by device is out of reach"
+    )
     certificates: Path | None = Field(default=None, description="CA bundle; $SSL_CERT_FILE when absent")
     proxy: str | None = Field(default=None, description="HTTP(S) proxy; the usual variables when absent")
     offline: bool = Field(default=False, description="never fetch: only what is cached or in the wheelhouse")

@@ -37,9 +37,10 @@ def run_status(run: RunFolder) -> dict[str, Any]:
                 "cell": cell.cell, "label": cell.label, "environment": cell.environment, "model": cell.model, "task": cell.task,
                 "requests": cell.requests, "answered": min(answered, cell.requests or answered),
                 "scored": (run.cell(cell.cell) / "result.json").exists(),
-            }  # fmt: skip
+            }
         )
-    return {"run": run.name, "path": str(run.path), "complete": _complete(run), "cells": cells, "jobs": [_job(run, job) for job in _jobs(run)]}
+    jobs = [_job(run, job) for job in _jobs(run)]
+    return {"run": run.name, "path": str(run.path), "complete": _complete(run), "cells": cells, "jobs": jobs}
 
 
 def _jobs(run: RunFolder) -> list[str]:
@@ -77,7 +78,7 @@ def _job(run: RunFolder, job: str) -> Mapping[str, Any]:
                 "attempt": int(folder.name), "outcome": verdict.outcome if verdict else "running or killed",
                 "seconds": round(verdict.seconds, 1) if verdict else None, "detail": verdict.detail if verdict else "",
                 "next_step": verdict.next_step if verdict else "", "isolation": verdict.isolation if verdict else None,
-            }  # fmt: skip
+            }
         )
     return {"job": job, "attempts": attempts}
 
@@ -100,8 +101,9 @@ def all_runs(settings: Settings) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run": state["run"], "cells": len(state["cells"]), "complete": state["complete"],
-                "answered": sum(cell["answered"] for cell in state["cells"]), "requests": sum(cell["requests"] or 0 for cell in state["cells"]),
-            }  # fmt: skip
+                "answered": sum(cell["answered"] for cell in state["cells"]),
+                "requests": sum(cell["requests"] or 0 for cell in state["cells"]),
+            }
         )
     return rows
 
@@ -133,7 +135,8 @@ def status_table(state: Mapping[str, Any]) -> "list[Table | Text]":
     for job in state["jobs"]:
         for attempt in job["attempts"]:
             detail = clean(attempt["detail"]).strip().splitlines()
-            jobs.add_row(job["job"], str(attempt["attempt"]), attempt["outcome"], str(attempt["seconds"] or "–"), Text(detail[-1] if detail else ""))
+            seconds = str(attempt["seconds"] or "–")
+            jobs.add_row(job["job"], str(attempt["attempt"]), attempt["outcome"], seconds, Text(detail[-1] if detail else ""))
     return [Text(f"{state['run']}  {state['path']}"), cells, jobs]
 
 
@@ -151,7 +154,8 @@ def job_logs(run: RunFolder, job: str | None, attempt: int | None, count: int) -
     """Yield the end of each wanted log, headed by job, attempt and outcome. Raises BadRunFolder when no job matches."""
     names = [name for name in _jobs(run) if job is None or job in name]
     if not names:
-        raise BadRunFolder(f"Run {run.name} has no job '{job}'." if job else f"Run {run.name} has no jobs yet.", f"Jobs: {', '.join(_jobs(run)) or 'none'}.")
+        told = f"Run {run.name} has no job '{job}'." if job else f"Run {run.name} has no jobs yet."
+        raise BadRunFolder(told, f"Jobs: {', '.join(_jobs(run)) or 'none'}.")
     for name in names:
         folders = run.attempts(name)
         chosen = [folder for folder in folders if int(folder.name) == attempt] if attempt else folders[-1:]

@@ -91,7 +91,8 @@ def _build(selected: SelectedEval, settings: Settings, seed: int, folder: Path, 
     one = registry.get(name)
     if locked is not None and count is not None:
         with count(locked) as counter:
-            written = tasks.write_task(one, task, selected.params, BuildContext(seed=seed, data=settings.data, count=counter), folder, "task")
+            context = BuildContext(seed=seed, data=settings.data, count=counter)
+            written = tasks.write_task(one, task, selected.params, context, folder, "task")
     else:
         written = tasks.write_task(one, task, selected.params, BuildContext(seed=seed, data=settings.data), folder, "task")
     write(

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import devices, engines, jobs
@@ -179,11 +179,11 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
 
 
 def _render(
-    run: RunFolder, plan: Plan, lock: Lock, task: PlannedJob | TokeniseTask, attempt: jobs.Attempt, settings: Settings, gpus: tuple[str, ...]
+    run: RunFolder, plan: Plan, lock: Lock, task: PlannedJob | TokeniseTask, attempt: jobs.Attempt, settings: Settings, gpus: Sequence[str]
 ) -> ContainerSpec | None:
     if isinstance(task, TokeniseTask):
         return jobs.tokenise(run, plan, lock, task, attempt, settings.cache)
-    task = task.model_copy(update={"device": task.device.model_copy(update={"gpus": gpus})})
+    task = task.model_copy(update={"device": task.device.model_copy(update={"gpus": tuple(gpus)})})
     return jobs.generate(run, plan, lock, task, attempt, _required(plan, task), settings.cache)
 
 

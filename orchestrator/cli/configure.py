@@ -27,7 +27,7 @@ def config() -> None:
 @app.command(epilog="Examples:\n\n  longctx schema\n\n  longctx schema manifest")
 def schema(
     name: Annotated[str | None, typer.Argument(help="A document's name; all names when absent.", metavar="[NAME]")] = None,
-    write: Annotated[bool, typer.Option("--write", help="Write all schemas to where longctx keeps them, after a change of a contract.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write all schemas into the package, after a contract changed.")] = False,
 ) -> None:
     """Print the JSON schema of a document that longctx reads or writes."""
     import json

@@ -26,7 +26,7 @@ def run(
     parallel: Annotated[int | None, typer.Option("--parallel", "-j", min=1, help="Jobs at once on this host.")] = None,
     accept_code: AcceptOption = False,
     fresh: FreshOption = False,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try again the requests that ended in an error of the method.")] = False,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try again what ended in an error of the method.")] = False,
     data: DataOption = None,
 ) -> None:
     """Run a manifest to the end, or resume it, and show the table."""
@@ -35,8 +35,9 @@ def run(
     out = console()
     settings = settings_with(data)
     options = RunOptions(
-        manifest=find_manifest(manifest), name=name, engine=engine, backend=backend, accept_code=accept_code, fresh=fresh, retry_errors=retry_errors,
-        parallel=parallel, command=shlex.join(["longctx", *(argument for argument in sys.argv[1:] if argument != "--fresh")]),
+        manifest=find_manifest(manifest), name=name, engine=engine, backend=backend, accept_code=accept_code, fresh=fresh,
+        retry_errors=retry_errors, parallel=parallel,
+        command=shlex.join(["longctx", *(argument for argument in sys.argv[1:] if argument != "--fresh")]),
     )  # fmt: skip
     try:
         summary = execute(options, settings, out)
@@ -55,7 +56,9 @@ def _show(summary: "Summary") -> None:
     out.print(footnote(summary), markup=False, style="dim")
 
 
-@app.command(epilog="Examples:\n\n  longctx plan manifests/quickstart.yaml\n\n  longctx plan manifests/quickstart.yaml --json | jq '.cells[].status'")
+@app.command(
+    epilog="Examples:\n\n  longctx plan manifests/quickstart.yaml\n\n  longctx plan manifests/quickstart.yaml --json | jq '.cells[].status'"
+)
 def plan(
     manifest: ManifestPath,
     engine: EngineOption = None,
