@@ -12,13 +12,18 @@ ROOT = HERE.parents[2]
 MODULES = sorted(f"inside.{path.stem}" for path in (HERE / "inside").glob("test_*.py"))
 
 
+@pytest.fixture(scope="module", params=["tf5", "tf4.40"])
+def interpreter(request: pytest.FixtureRequest, environment_python: Callable[[str], Path]) -> Path:
+    """Return an environment's Python. Before the test itself: only then may the real cache be looked into."""
+    return environment_python(request.param)
+
+
 @pytest.mark.venv
-@pytest.mark.parametrize("environment", ["tf5", "tf4.40"])
-def test_inside(environment: str, environment_python: Callable[[str], Path]) -> None:
+def test_inside(interpreter: Path) -> None:
     assert len(MODULES) >= 6
     paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "images", HERE))
     done = subprocess.run(
-        [str(environment_python(environment)), "-m", "unittest", *MODULES],
+        [str(interpreter), "-m", "unittest", *MODULES],
         env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True, text=True, timeout=550, check=False,
     )  # fmt: skip
