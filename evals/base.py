@@ -163,8 +163,8 @@ class Averaged(Protocol):
 
 
 @runtime_checkable
-class ScoresPredictions(Protocol):
-    """What an eval has besides, if its benchmark has prediction files: JSON lines of ``pred, answers, all_classes, length``."""
+class ScoresPredictions(Eval, Protocol):
+    """An eval whose benchmark has prediction files: JSON lines of ``pred, answers, all_classes, length``."""
 
     def bucket(self, length: int) -> str:
         """Return the range of lengths that a row belongs to."""

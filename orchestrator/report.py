@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .contracts.result import BucketTime, Interval, Result, Row, Summary
+from .contracts.result import Aggregate, BucketTime, Interval, Result, Row, Summary
 from .store import RunFolder, write, write_document
 
 if TYPE_CHECKING:
@@ -92,6 +92,37 @@ def table(summary: Summary) -> "Table":
         cells = ([row.model] if several_models else []) + ([row.task] if several_tasks else []) + [row.label, row.environment]
         made.add_row(*(Text(cell) for cell in cells), *(Text(cell) for cell in _figures(row)))
     return made
+
+
+def averages(summary: Summary) -> "Table":
+    """Return the table of averages over tasks, one row for each variant, model and environment; what lacks a task says so."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = tuple(dict.fromkeys(one.name for one in summary.aggregates))
+    groups: dict[tuple[str, str, str, str], dict[str, Aggregate]] = {}
+    for one in summary.aggregates:
+        groups.setdefault((one.model, one.label, one.environment, one.prompting), {})[one.name] = one
+    several_models = len({key[0] for key in groups}) > 1
+    several_promptings = any(key[3] for key in groups)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="averages over tasks, in percent", title_justify="left", title_style="")
+    for name in (["model"] if several_models else []) + ["method", "environment"] + (["prompting"] if several_promptings else []):
+        made.add_column(name, no_wrap=name == "method", overflow="fold")
+    for name in names:
+        made.add_column(name, justify="right", overflow="fold")
+    for (model, label, environment, prompting), found in groups.items():
+        cells = ([model] if several_models else []) + [label, environment] + ([prompting] if several_promptings else [])
+        made.add_row(*map(Text, cells), *(Text(_average(found.get(name))) for name in names))
+    return made
+
+
+def _average(one: Aggregate | None) -> str:
+    if one is None:
+        return "–"
+    if one.score is None:
+        return f"missing: {', '.join(one.missing)}"
+    return f"{one.score:.2f}" + (f" (not all answered: {', '.join(one.partial)})" if one.partial else "")
 
 
 def _figures(row: Row) -> Sequence[str]:

@@ -3,7 +3,7 @@
 import time
 
 from .. import __version__
-from . import scoring
+from . import aggregates, scoring
 from .contracts.plan import Lock, Plan
 from .contracts.result import Row, Summary
 from .errors import BadRunFolder
@@ -26,9 +26,14 @@ def rescore(run: RunFolder) -> Summary:
             result = scoring.score_cell(run, cell, tasks[cell.task], models[cell.model], plan.seed) if cell in answered else None
             rows.append(
                 Row(
-                    label=cell.label, model=cell.model, task=cell.task, environment=cell.environment, status="RESCORE" if result else "failed",
-                    reason="" if result else "no answer", result=result,
-                )  # fmt: skip
+                    label=cell.label,
+                    model=cell.model,
+                    task=cell.task,
+                    environment=cell.environment,
+                    status="RESCORE" if result else "failed",
+                    reason="" if result else "no answer",
+                    result=result,
+                )
             )
         rows += [
             Row(label=one.variant, model=one.model, task=one.task, environment=one.environment, status=one.kind, reason=one.reason)
@@ -37,7 +42,7 @@ def rescore(run: RunFolder) -> Summary:
         ]
         summary = Summary(
             run=run.name, description="", longctx=__version__, finished_at=time.time(), complete=all(row.result is not None and scoring.whole(row.result) for row in rows if row.status != "not_run"),
-            rows=tuple(rows), absent=plan.absent,
+            rows=tuple(rows), absent=plan.absent, aggregates=aggregates.of(rows),
         )  # fmt: skip
         write_summary(run, summary)
         return summary

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from . import backends, cells, devices, scoring, taskstore, tokens, world
+from . import aggregates, backends, cells, devices, scoring, taskstore, tokens, world
 from .backends.base import Backend
 from .contracts.cell import CellState
 from .contracts.outcome import Event, Verdict
@@ -201,7 +201,9 @@ class _Session:
                 self._unavailable[name] = " ".join(str(error).split())
                 self.say(f"Environment {name} cannot be had: {self._unavailable[name]}")
         if self._unavailable and set(self._unavailable) >= {cell.environment for cell in plan.cells}:
-            raise EnvironmentFailed("No environment of this manifest can be had:", "\n".join(f"  {name}: {why}" for name, why in self._unavailable.items()))
+            raise EnvironmentFailed(
+                "No environment of this manifest can be had:", "\n".join(f"  {name}: {why}" for name, why in self._unavailable.items())
+            )
         for name in {cell.environment for cell in plan.cells} - set(self._environments) - set(self._unavailable):
             if (found := here.engine.find(find_environment(name).spec, here.device)) is not None:
                 self._environments[name] = found
@@ -215,7 +217,9 @@ class _Session:
             cells.tidy(folder)
             if cell.source is not None:
                 places = (self.run.path.parent / cell.source / "cells").iterdir()
-                cells.adopt(next(place for place in places if place != folder and place.name.endswith(f"--{cell.config_sha256[:10]}")), folder)
+                cells.adopt(
+                    next(place for place in places if place != folder and place.name.endswith(f"--{cell.config_sha256[:10]}")), folder
+                )
             if (folder / "cell.json").exists():
                 if cell.status == "STALE" or (cell.status == "RERUN" and self.options.fresh):
                     cells.set_aside(folder)
@@ -276,18 +280,25 @@ class _Session:
                 else:
                     result = scoring.score_cell(self.run, cell, tasks[cell.task], models[cell.model], plan.seed)
             else:
-                reason = next((_why(ran.failed[job.job]) for job in plan.jobs if cell.cell in job.cells and job.job in ran.failed), "no answer")
+                reason = next(
+                    (_why(ran.failed[job.job]) for job in plan.jobs if cell.cell in job.cells and job.job in ran.failed), "no answer"
+                )
             rows.append(
                 Row(
-                    label=cell.label, model=cell.model, task=cell.task, environment=cell.environment, status=cell.status if result else "failed",
-                    reason=reason, result=result,
-                )  # fmt: skip
+                    label=cell.label,
+                    model=cell.model,
+                    task=cell.task,
+                    environment=cell.environment,
+                    status=cell.status if result else "failed",
+                    reason=reason,
+                    result=result,
+                )
             )
         rows += [_absent(one) for one in plan.absent if one.kind == "not_run"]
         complete = not ran.failed and all(row.result is not None and scoring.whole(row.result) for row in rows if row.status != "not_run")
         summary = Summary(
             run=self.run.name, description=self.description, longctx=__version__, finished_at=time.time(), complete=complete, rows=tuple(rows),
-            absent=plan.absent, timeline=self.clock.timeline(),
+            absent=plan.absent, timeline=self.clock.timeline(), aggregates=aggregates.of(rows),
         )  # fmt: skip
         write_summary(self.run, summary)
         return summary
@@ -421,5 +432,3 @@ def _absent(one: Absent) -> Row:
 def _answered(run: RunFolder, cell: PlannedCell) -> int:
     path = run.cell(cell.cell) / "cell.json"
     return min(read_document(path, CellState).answered, cell.requests or 0) if path.exists() else 0
-
-

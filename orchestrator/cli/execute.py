@@ -49,10 +49,12 @@ def run(
 
 
 def _show(summary: "Summary") -> None:
-    from ..report import footnote, table
+    from ..report import averages, footnote, table
 
     out = console()
     out.print(table(summary))
+    if summary.aggregates:
+        out.print(averages(summary))
     out.print(footnote(summary), markup=False, style="dim")
 
 

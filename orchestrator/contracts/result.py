@@ -120,6 +120,21 @@ class Row(Contract):
     result: Result | None = None
 
 
+class Aggregate(Contract):
+    """A mean over the tasks of an eval for one variant, model and environment, as the eval's own benchmark publishes it."""
+
+    name: str
+    eval: str
+    label: str
+    model: Name
+    environment: Name
+    prompting: str = Field(default="", description="what tells these cells from others of the same tasks, if there are others")
+    score: float | None = Field(description="in percent, two decimals; null while something is missing")
+    tasks: tuple[TaskName, ...]
+    missing: tuple[str, ...] = Field(default=(), description="tasks without a score, each with what is wrong if it is not simply absent")
+    partial: tuple[TaskName, ...] = Field(default=(), description="tasks of which some requests were not answered")
+
+
 class Summary(Document):
     """A run at a glance."""
 
@@ -131,3 +146,4 @@ class Summary(Document):
     rows: tuple[Row, ...]
     absent: tuple[Absent, ...] = ()
     timeline: Timeline = Timeline()
+    aggregates: tuple[Aggregate, ...] = ()

@@ -16,7 +16,7 @@ def _tokenizer() -> Any:
         try:
             import jieba
         except ImportError as error:
-            raise ImportError("Chinese tasks need the package jieba: pip install 'longctx[chinese]'", name="jieba") from error
+            raise ImportError("Chinese tasks need the package jieba: pip install jieba==0.42.1", name="jieba") from error
         made = jieba.Tokenizer()
         made.FREQ, made.total = made.gen_pfdict(made.get_dict_file())
         made.initialized = True

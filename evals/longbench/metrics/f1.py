@@ -14,12 +14,12 @@ from .metric import Metric
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _ASCII = str.maketrans("", "", string.punctuation)
 _WIDE = (
-    (0xFF01, 0xFF0D), (0xFF0F, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF64), (0x3001, 0x3003), (0x300B, 0x3012 - 1),
+    (0xFF01, 0xFF0D), (0xFF0F, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40), (0xFF5B, 0xFF64), (0x3001, 0x3003), (0x300B, 0x3011),
     (0x3014, 0x301F), (0x3030, 0x3030), (0x303E, 0x303F), (0x2013, 0x2014), (0x2018, 0x2019), (0x201B, 0x201F), (0x2026, 0x2027),
     (0xFE4F, 0xFE4F),
 )  # fmt: skip
 _CHINESE = {point: None for first, last in _WIDE for point in range(first, last + 1)} | dict(_ASCII)
-"""Upstream's punctuation, in ranges (first, last). It has no ＜．＞ of full width, no 〈〉《 and no ·: they count as words or parts of words."""
+"""Upstream's punctuation, in ranges (first, last). It has no wide full stop, no 〈, 〉 or 《, and no ·: they count as words."""
 
 
 def english_words(text: str) -> list[str]:

@@ -11,8 +11,8 @@ That package reads a subsequence out by recursion, one call a step, and LongBenc
 score of 0: a summary without full stops scores 0. Where the error strikes depends on how deep the caller stands, and by a call or two on
 Python. Here that is a rule: ``DEEPEST`` calls are what LongBench's own eval.py has left of Python's 1,000.
 
-**rougeL** and **rougeLsum** follow ``rouge-score`` (Lin 2004): words are runs of a–z and 0–9 in lower case, not stemmed; rougeLsum takes the
-union over sentences, counting each word as often as both have it. There sentences are lines; as answers are not written so, ours end at
+**rougeL** and **rougeLsum** follow ``rouge-score`` (Lin 2004): words are runs of a–z and 0–9 in lower case, not stemmed; rougeLsum takes
+the union over sentences, counting each word as often as both have it. There sentences are lines; as answers are not written so, ours end at
 full stops, question and exclamation marks that a blank follows, too. In Chinese words are jieba's, and sentences end at 。！？.
 """
 
