@@ -23,6 +23,7 @@ BUILT_IN = {
     "passkey": ".passkey",
     "passkey-2024": ".passkey_2024",
     "prompt": ".prompt",
+    "ruler": ".ruler",
 }
 """Name to module, relative to this package; the module has an object ``EVAL``."""
 
