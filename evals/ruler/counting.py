@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import parameters
 from ..base import ParameterError
-from .task import Draft, count, flag, listed
+from .task import Draft, Place, count, flag, listed
 from .vocabulary import distinct, letters, numbered, shuffled
 
 INSTRUCTION = "Some words of the following list come up far more often than all the others. Keep count while you read.\n\n"
@@ -21,6 +21,8 @@ CODED_QUESTION = "\n\nThe text has ended. Which {count} coded words came up most
 LETTERS = 6
 EXAMPLE_TIMES = (4, 1)
 """How often common and other words come up in the worked example."""
+SHORT_TOKENS = 4096
+"""Below this RULER's numbers of words leave no room."""
 MOST_WORDS = 10_000_000
 
 
@@ -29,15 +31,21 @@ class CommonWords:
     """RULER's CWE: ``needles`` words come up ``common_times`` each, as many others as there is room for ``uncommon_times`` each."""
 
     needles: tuple[int, ...] = (10,)
-    defaults: Mapping[str, Any] = field(default_factory=lambda: {"common_times": 30, "uncommon_times": 3, "example": True})
+    defaults: Mapping[str, Any] = field(default_factory=lambda: {"common_times": None, "uncommon_times": None, "example": True})
 
     def normalise(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Check how often words come up. Raises ParameterError."""
+        example = flag(params, "example")
+        if params["common_times"] is None and params["uncommon_times"] is None:
+            return {"common_times": None, "uncommon_times": None, "example": example}
+        for one, other in (("common_times", "uncommon_times"), ("uncommon_times", "common_times")):
+            if params[one] is None:
+                raise ParameterError((one,), f"must be given together with {other}", "a whole number")
         uncommon = count(params, "uncommon_times")
         common = count(params, "common_times")
         if common <= uncommon:
             raise ParameterError(("common_times",), f"{common} is not more than uncommon_times", f"a whole number above {uncommon}")
-        return {"common_times": common, "uncommon_times": uncommon, "example": flag(params, "example")}
+        return {"common_times": common, "uncommon_times": uncommon, "example": example}
 
     def least_words(self, params: Mapping[str, Any], needles: int) -> int:
         """None: common words come on top."""
@@ -47,20 +55,27 @@ class CommonWords:
         """RULER's 120, or more for many words."""
         return max(120, 12 * needles)
 
-    def draft(self, tag: str, params: Mapping[str, Any], needles: int) -> Draft:
+    def draft(self, tag: str, params: Mapping[str, Any], place: Place) -> Draft:
         """Return a request, after a worked example if there is to be one."""
+        needles = place.needles
+        times = (params["common_times"], params["uncommon_times"]) if params["common_times"] else usual_times(place)
         example = ""
         if params["example"]:
-            shown = _list(f"{tag}/example", needles, *EXAMPLE_TIMES, 2 * needles)
+            shown = _list(f"{tag}/example", needles, EXAMPLE_TIMES, 2 * needles)
             example = "".join((INSTRUCTION, shown, *_asked(needles), " ", listed(_names(f"{tag}/example", needles), ", "), "\n\n\n"))
         question, prefix = _asked(needles)
         return Draft(
             answers=_names(tag, needles),
             instruction=example + INSTRUCTION,
-            context=lambda words: _list(tag, needles, params["common_times"], params["uncommon_times"], words),
+            context=lambda words: _list(tag, needles, times, words),
             question=question,
             answer_prefix=prefix,
         )
+
+
+def usual_times(place: Place) -> tuple[int, int]:
+    """Return how often common and other words come up where parameters leave it open, as RULER does: less often in short prompts."""
+    return (6, 1) if place.unit == "tokens" and place.length < SHORT_TOKENS else (30, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +109,14 @@ class FrequentWords:
         """RULER's 50, or more for many words."""
         return max(50, 12 * needles)
 
-    def draft(self, tag: str, params: Mapping[str, Any], needles: int) -> Draft:
+    def draft(self, tag: str, params: Mapping[str, Any], place: Place) -> Draft:
         """Return a request."""
         return Draft(
-            answers=_coded(tag, needles),
+            answers=_coded(tag, place.needles),
             instruction=CODED_INSTRUCTION,
             context=lambda words: _coded_text(tag, zipf(params["alpha"], params["vocabulary"], words)),
-            question=CODED_QUESTION.format(count=needles),
-            answer_prefix=ANSWER_PREFIX.format(count=needles),
+            question=CODED_QUESTION.format(count=place.needles),
+            answer_prefix=ANSWER_PREFIX.format(count=place.needles),
         )
 
 
@@ -137,8 +152,9 @@ def _names(tag: str, number: int) -> tuple[str, ...]:
     return tuple(map(numbered(tag), range(number)))
 
 
-def _list(tag: str, common: int, common_times: int, uncommon_times: int, uncommon: int) -> str:
-    """Return a list of ``common`` words ``common_times`` each and ``uncommon`` further entries, in a drawn order."""
+def _list(tag: str, common: int, times: tuple[int, int], uncommon: int) -> str:
+    """Return a list of ``common`` words, ``times[0]`` of each, and ``uncommon`` entries of others, ``times[1]`` of each, shuffled."""
+    common_times, uncommon_times = times
     name = numbered(tag)
     entries = [name(index) for index in range(common) for _ in range(common_times)]
     entries += [name(common + index // uncommon_times) for index in range(uncommon)]

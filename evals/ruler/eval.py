@@ -1,7 +1,6 @@
 """RULER's needle variants as an eval: tasks, requests and scores."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from ..base import BuildContext, ParameterError, Reference, Request, Size
 from ..text.lengths import lengths, sized
 from .counting import CommonWords, FrequentWords
 from .needles import Needles
-from .task import MOST_NEEDLES, Draft, Task
+from .task import MOST_NEEDLES, Draft, Place, Task
 from .tracking import Tracking
 
 TASKS: Mapping[str, Task] = {
@@ -24,21 +23,6 @@ TASKS: Mapping[str, Task] = {
     "frequent-words": FrequentWords(),
 }
 SINGLE = "niah-single"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """One request's place on the axes; all that is drawn for it follows from this, the task and the seed."""
-
-    unit: str
-    length: int
-    needles: int
-    repeat: int
-
-    @property
-    def id(self) -> str:
-        """Such as ``w1024-n4-r0``."""
-        return f"{self.unit[0]}{self.length}-n{self.needles}-r{self.repeat}"
 
 
 class Ruler:
@@ -112,7 +96,7 @@ class Ruler:
 
 
 def _draft(task: str, params: Mapping[str, Any], seed: int, place: Place) -> Draft:
-    return TASKS[task].draft(f"ruler/{task}/{seed}/{place.id}", params, place.needles)
+    return TASKS[task].draft(f"ruler/{task}/{seed}/{place.id}", params, place)
 
 
 def _most(task: str, params: Mapping[str, Any], needles: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..text.haystack import take, weave
-from .task import Draft, choice, depth, filler, listed
+from .task import Draft, Place, choice, depth, filler, listed
 from .vocabulary import MADE, distinct
 
 INSTRUCTION = "In the following text codes are given to names. Keep them in mind, because you will be asked for some of them.\n\n"
@@ -39,14 +39,14 @@ class Needles:
         """RULER's 128, or more where many or long values are asked for."""
         return max(128, (48 if params["values"] == "uuid" else 20) * (1 if self.many == "keys" else needles))
 
-    def draft(self, tag: str, params: Mapping[str, Any], needles: int) -> Draft:
+    def draft(self, tag: str, params: Mapping[str, Any], place: Place) -> Draft:
         """Return a request. The first keys are asked for."""
-        keys = distinct(MADE[params["keys"]], f"{tag}/key", 1 if self.many == "values" else needles)
-        values = distinct(MADE[params["values"]], f"{tag}/value", needles)
+        keys = distinct(MADE[params["keys"]], f"{tag}/key", 1 if self.many == "values" else place.needles)
+        values = distinct(MADE[params["values"]], f"{tag}/value", place.needles)
         asked = keys if self.many == "queries" else keys[:1]
         answers = values if self.many in {"values", "queries"} else values[:1]
         lines = [NEEDLE.format(key=key, value=value) for key, value in zip(itertools.cycle(keys), values, strict=False)]
-        placed = [(depth(f"{tag}/{place}"), line) for place, line in enumerate(lines)]
+        placed = [(depth(f"{tag}/{number}"), line) for number, line in enumerate(lines)]
         question, prefix = (text.format(keys=listed(asked)) for text in (ONE if len(answers) == 1 else ALL))
 
         def context(words: int) -> str:

@@ -39,6 +39,21 @@ class Draft:
         return "".join(segment.text for segment in self.segments(words))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One request's place on the axes; all that is drawn for it follows from this, the task and the seed."""
+
+    unit: str
+    length: int
+    needles: int
+    repeat: int
+
+    @property
+    def id(self) -> str:
+        """Such as ``w1024-n4-r0``."""
+        return f"{self.unit[0]}{self.length}-n{self.needles}-r{self.repeat}"
+
+
 class Task(Protocol):
     """One kind of needle. Implementations are listed in ``eval.py``."""
 
@@ -59,8 +74,8 @@ class Task(Protocol):
     def max_new_tokens(self, params: Mapping[str, Any], needles: int) -> int:
         """Return room enough for the answer, and no less than RULER gives."""
 
-    def draft(self, tag: str, params: Mapping[str, Any], needles: int) -> Draft:
-        """Return a request that follows from ``tag``."""
+    def draft(self, tag: str, params: Mapping[str, Any], place: Place) -> Draft:
+        """Return the request of a place; everything drawn follows from ``tag``."""
 
 
 def choice(params: Mapping[str, Any], name: str, options: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..text.haystack import take, weave
-from .task import Draft, choice, count, depth, filler, flag, listed
+from .task import Draft, Place, choice, count, depth, filler, flag, listed
 from .vocabulary import distinct, letters, number
 
 INSTRUCTION = (
@@ -44,13 +44,13 @@ class Tracking:
         """RULER's 30, or room for five letters a variable, where each may be a token."""
         return max(30, 8 * needles)
 
-    def draft(self, tag: str, params: Mapping[str, Any], needles: int) -> Draft:
+    def draft(self, tag: str, params: Mapping[str, Any], place: Place) -> Draft:
         """Return a request that asks for the first chain, after a worked example if there is to be one."""
-        names, value, placed = _chains(tag, params["chains"], needles)
-        question, prefix = _question(needles, value)
+        names, value, placed = _chains(tag, params["chains"], place.needles)
+        question, prefix = _question(place.needles, value)
         return Draft(
             answers=names,
-            instruction=(_example(f"{tag}/example", params["haystack"], needles) if params["example"] else "") + INSTRUCTION,
+            instruction=(_example(f"{tag}/example", params["haystack"], place.needles) if params["example"] else "") + INSTRUCTION,
             context=lambda words: weave(take(filler(params["haystack"], tag), words), placed),
             question=question,
             answer_prefix=prefix,

@@ -140,9 +140,11 @@ def test_the_answer_has_room() -> None:
         ("variable-tracking", {"haystack": "needles"}, ("haystack",)),
         ("variable-tracking", {"chains": 0}, ("chains",)),
         ("variable-tracking", {"example": 1}, ("example",)),
-        ("common-words", {"common_times": 3}, ("common_times",)),
-        ("common-words", {"common_times": True}, ("common_times",)),
-        ("common-words", {"uncommon_times": 0}, ("uncommon_times",)),
+        ("common-words", {"common_times": 3, "uncommon_times": 3}, ("common_times",)),
+        ("common-words", {"common_times": True, "uncommon_times": 3}, ("common_times",)),
+        ("common-words", {"common_times": 3, "uncommon_times": 0}, ("uncommon_times",)),
+        ("common-words", {"common_times": 3}, ("uncommon_times",)),
+        ("common-words", {"uncommon_times": 3}, ("common_times",)),
         ("frequent-words", {"alpha": 0}, ("alpha",)),
         ("frequent-words", {"alpha": 0.1, "vocabulary": 100_000, "needles": [5000]}, ("alpha",)),
         ("frequent-words", {"vocabulary": 3}, ("needles",)),
@@ -157,7 +159,7 @@ def test_a_wrong_parameter_is_named_with_what_would_be_right(task: str, params: 
     assert caught.value.allowed
 
 
-@pytest.mark.parametrize(("task", "dense"), [("common-words", 2), ("frequent-words", 20)])
+@pytest.mark.parametrize(("task", "dense"), [("common-words", 8), ("frequent-words", 20)])
 def test_a_length_in_tokens_that_is_too_short_is_named(task: str, dense: int) -> None:
     def count(texts: Sequence[str]) -> list[int]:
         return [dense * len(text.split()) for text in texts]

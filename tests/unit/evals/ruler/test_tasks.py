@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -130,6 +130,20 @@ def test_common_words(common: int, uncommon: int, needles: int) -> None:
         shown = Counter(prompt["instruction"].split("\n\n")[1].split(", "))
         answer = prompt["instruction"].split("are: ")[1].split("\n")[0].split(", ")
         assert {word for word, times in shown.items() if times == 4} == set(answer)
+
+
+def test_common_words_come_up_less_often_in_short_prompts_as_in_ruler() -> None:
+    def count(texts: Sequence[str]) -> list[int]:
+        return [4 * len(text.split()) for text in texts]
+
+    found = {}
+    for length in (2048, 4095, 4096):
+        params = EVAL.normalise("common-words", {"lengths": {"tokens": [length]}})
+        ((request, reference),) = EVAL.build("common-words", params, BuildContext(seed=1, count=count))
+        counts = Counter(parts(request)["context"].split(", "))
+        assert {times for word, times in counts.items() if word in reference.answers} == {max(counts.values())}
+        found[length] = max(counts.values())
+    assert found == {2048: 6, 4095: 6, 4096: 30}
 
 
 @settings(max_examples=25)
