@@ -61,9 +61,9 @@ def sized(name: str, tokens: int = 10) -> Sized:
 def response(name: str, text: str = "12345", finish: str = "stop", **more: Any) -> Response:
     row: dict[str, Any] = {
         "id": name, "request_sha256": request_sha(name), "text": text if finish in ("stop", "length") else "", "finish": finish,
-        "tokens": {"given": 10, "truncated": 0, "generated": 3}, "given_sha256": ids(name).given_sha256, "fed_sha256": ids(name).given_sha256,
-        "batch": {"id": 0, "size": 1}, "time": {"prefill_s": 0.1, "decode_s": 0.2}, "memory": {"weights": 1000, "peak": None},
-        "kv": None, "oom": {"phase": "prefill", "tokens": 7} if finish == "oom" else None,
+        "tokens": {"given": 10, "truncated": 0, "generated": 3}, "given_sha256": ids(name).given_sha256,
+        "fed_sha256": ids(name).given_sha256, "batch": {"id": 0, "size": 1}, "time": {"prefill_s": 0.1, "decode_s": 0.2},
+        "memory": {"weights": 1000, "peak": None}, "kv": None, "oom": {"phase": "prefill", "tokens": 7} if finish == "oom" else None,
         "error": {"type": "ValueError", "message": "no"} if finish == "error" else None, **more,
     }  # fmt: skip
     return Response.model_validate(row)
@@ -129,7 +129,8 @@ def plan(cells: Sequence[PlannedCell] = (), **more: Any) -> Plan:
 
 def lock(**more: Any) -> Lock:
     row: dict[str, Any] = {
-        "run": "probe", "longctx": "0", "created_at": 1.0, "models": (model(),), "environments": (), "methods": (), "tasks": (task(),), **more,
+        "run": "probe", "longctx": "0", "created_at": 1.0, "models": (model(),), "environments": (), "methods": (),
+        "tasks": (task(),), **more,
     }  # fmt: skip
     return Lock.model_validate(row)
 
@@ -156,7 +157,15 @@ def result(**more: Any) -> Result:
 
 
 def row(label: str = "full-kv", **more: Any) -> Row:
-    fields: dict[str, Any] = {"label": label, "model": "tiny", "task": KEY, "environment": "tf5", "status": "NEW", "result": result(), **more}
+    fields: dict[str, Any] = {
+        "label": label,
+        "model": "tiny",
+        "task": KEY,
+        "environment": "tf5",
+        "status": "NEW",
+        "result": result(),
+        **more,
+    }
     return Row.model_validate(fields)
 
 
@@ -207,9 +216,17 @@ class Bench:
         write_document(
             folder / "job.json",
             Job(
-                kind="generate", run="probe", job=job, attempt=number, family="kv", entry="methods.kv.family:Family", environment="tf5",
-                model=model().job, device=JobDevice(kind="cpu"), cells=(JobCell.model_validate(fields),),
-            ),  # fmt: skip
+                kind="generate",
+                run="probe",
+                job=job,
+                attempt=number,
+                family="kv",
+                entry="methods.kv.family:Family",
+                environment="tf5",
+                model=model().job,
+                device=JobDevice(kind="cpu"),
+                cells=(JobCell.model_validate(fields),),
+            ),
         )
         wanted = asked if asked is not None else self.names
         write_lines(folder / "in" / f"{name}.batches.jsonl", (Batch(id=n, members=(one,), keep=(one,)) for n, one in enumerate(wanted)))

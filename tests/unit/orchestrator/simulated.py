@@ -1,4 +1,4 @@
-"""A host without processes: ``execute`` as it is, an engine that makes nothing, and a backend whose jobs answer at once as they are told."""
+"""A host without processes: ``execute`` as it is, an engine that makes nothing, a backend whose jobs answer at once as they are told."""
 
 import hashlib
 import io
@@ -20,6 +20,7 @@ from longctx.orchestrator.contracts.manifest import EnvironmentSpec
 from longctx.orchestrator.contracts.plan import Lock, LockedEnvironment, Plan, PlannedJob
 from longctx.orchestrator.contracts.result import Summary
 from longctx.orchestrator.errors import EnvironmentFailed
+from longctx.orchestrator.plan import Options
 from longctx.orchestrator.run import RunOptions
 from longctx.orchestrator.settings import Settings
 from longctx.orchestrator.store import RunFolder, digest, read_document, read_lines, write_document
@@ -184,8 +185,6 @@ class Simulated:
 
     def plan(self, **options: Any) -> dict[str, str]:
         """Return each cell's status by label, as ``longctx plan`` would say."""
-        from longctx.orchestrator.plan import Options
-
         path = self.folder / "m.yaml"
         path.write_text(textwrap.dedent(self.text))
         here = world.look(world.read(path, self.settings), self.settings, "venv", lambda line: None, fetch=False)

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 from unit.orchestrator.builders import (
-    CODE, HARDWARE, OTHER_CODE, Bench, cell, environment, request_sha, response, sha, state, timing,
+    CODE,
+    HARDWARE,
+    OTHER_CODE,
+    Bench,
+    cell,
+    environment,
+    request_sha,
+    response,
+    sha,
+    state,
+    timing,
 )  # fmt: skip
 
 from longctx.orchestrator import cells
@@ -48,7 +58,9 @@ def test_answers_come_in_the_order_of_the_task(bench: Bench) -> None:
     found = read_state(bench)
     assert (found.answered, found.errors, found.codes) == (3, 0, (CODE,))
     assert found.covers_sha256 == cells.covers((name, request_sha(name)) for name in "abc")
-    assert [(one.attempt, one.responses, one.isolation, one.engine, one.weights) for one in found.sources] == [(1, 3, "partial", "venv", 1000)]
+    assert [(one.attempt, one.responses, one.isolation, one.engine, one.weights) for one in found.sources] == [
+        (1, 3, "partial", "venv", 1000)
+    ]
 
 
 @pytest.mark.parametrize("seed", range(4))

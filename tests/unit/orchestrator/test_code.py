@@ -50,7 +50,8 @@ def test_the_folders_that_a_method_needs_and_what_they_import(tmp_path: Path) ->
     "statement",
     [
         "import methods.kv", "import methods.kv.family as f", "from methods import kv", "from methods.kv import family",
-        "from methods.kv.family import Family", "from .. import kv", "from ..kv.family import Family", "def later():\n    import methods.kv",
+        "from methods.kv.family import Family", "from .. import kv", "from ..kv.family import Family",
+        "def later():\n    import methods.kv",
     ],
 )  # fmt: skip
 def test_imports_are_followed_however_they_are_written(tmp_path: Path, statement: str) -> None:
@@ -58,7 +59,9 @@ def test_imports_are_followed_however_they_are_written(tmp_path: Path, statement
     assert set(code.folders(environment("methods.one.policy:P", None), folder)) == {"one", "kv", "shared"}
 
 
-@pytest.mark.parametrize("statement", ["import torch", "from . import other", "from .part import x", "import methodsx.kv", "import methods"])
+@pytest.mark.parametrize(
+    "statement", ["import torch", "from . import other", "from .part import x", "import methodsx.kv", "import methods"]
+)
 def test_other_imports_name_no_folder(tmp_path: Path, statement: str) -> None:
     folder = tree(tmp_path / "methods" / "one", {"policy.py": statement, "sub/deep.py": "from ..policy import x\nfrom . import y"})
     assert set(code.folders(environment("methods.one.policy:P", None), folder)) == {"one"}

@@ -79,7 +79,11 @@ def test_waiting_for_a_gpu_heeds_a_stop(driver: Pretend, tmp_path: Path, monkeyp
     driver(TWO)
     monkeypatch.setattr(devices, "LEASE_POLL_SECONDS", 0.001)
     asked: list[int] = []
-    with devices.lease(2, tmp_path), pytest.raises(Interrupted), devices.lease(1, tmp_path, lambda: len(asked) > 3 or asked.append(1) is not None):
+    with (
+        devices.lease(2, tmp_path),
+        pytest.raises(Interrupted),
+        devices.lease(1, tmp_path, lambda: len(asked) > 3 or asked.append(1) is not None),
+    ):
         pytest.fail("nothing is free")
 
 

@@ -35,7 +35,14 @@ def test_events_come_once_each_and_lines_may_arrive_in_pieces(tmp_path: Path) ->
 
 def test_lines_that_are_no_events_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    path.write_bytes(b"\n{}\n[]\nnull\n\xff\xfe\n" + line(event="unheard-of") + line(event="warning", message="m", extra=1) + b'{"a":' * 3000 + b"\n" + WARNING)
+    path.write_bytes(
+        b"\n{}\n[]\nnull\n\xff\xfe\n"
+        + line(event="unheard-of")
+        + line(event="warning", message="m", extra=1)
+        + b'{"a":' * 3000
+        + b"\n"
+        + WARNING
+    )
     assert [event.event for event in Tail(path).new()] == ["warning"]
 
 

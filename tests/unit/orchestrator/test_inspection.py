@@ -1,7 +1,6 @@
 """Looking at the disk before a plan: what counts as answered, timed and scored, here and in sibling runs."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,19 @@ from longctx.orchestrator.plan import Identity, OnDisk, TaskFacts
 from longctx.orchestrator.store import RunFolder, file_digest, link_or_copy, write_document
 
 
-@dataclass(frozen=True)
 class _Named:
-    """As much of a manifest's cell as inspection looks at."""
+    """As much of a manifest's cell as inspection looks at: its model's name and its eval's prompting."""
 
-    name: str = "tiny"
-    prompting: Prompting = Prompting()
-    model: Any = None
-    eval: Any = None
+    name = "tiny"
+    prompting = Prompting()
+
+    @property
+    def model(self) -> "_Named":
+        return self
+
+    @property
+    def eval(self) -> "_Named":
+        return self
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +51,7 @@ def facts(bench: Bench, *, built: bool = True) -> TaskFacts:
 
 
 def identity(known: TaskFacts, **more: Any) -> Identity:
-    named: Any = _Named(model=_Named(), eval=_Named())
+    named: Any = _Named()
     fields: dict[str, Any] = {"cell": named, "name": cell().cell, "config_sha256": "c" * 64, "code_sha256": CODE, "task": known, **more}
     return Identity(**fields)
 

@@ -67,7 +67,9 @@ def test_settings_on_the_command_line_are_yaml() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("pair", "told"), [("keep", "is not name=value"), ("=1", "is not name=value"), ("a=[1", "the value cannot be read")])
+@pytest.mark.parametrize(
+    ("pair", "told"), [("keep", "is not name=value"), ("=1", "is not name=value"), ("a=[1", "the value cannot be read")]
+)
 def test_settings_that_cannot_be_read(pair: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         listing.settings_of([pair])

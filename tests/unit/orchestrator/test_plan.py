@@ -79,9 +79,7 @@ class Made:
 
     def plan(self, *places: OnDisk, lengths: Any = None, **options: Any) -> Plan:
         seen = Inspection(cells={one.config_sha256: places for one in self.identities} if places else {}, lengths=lengths or {})
-        return plan(
-            self.identities, self.absent, self.loaded.manifest, self.facts, seen, Options(run="probe", **options), jobs.ids_name
-        )
+        return plan(self.identities, self.absent, self.loaded.manifest, self.facts, seen, Options(run="probe", **options), jobs.ids_name)
 
     def cell(self, *places: OnDisk, **options: Any) -> PlannedCell:
         return self.plan(*places, **options).cells[0]
@@ -124,9 +122,16 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("places", "options", "status", "missing", "source", "accepted", "words"), STATUSES)
-def test_status_with_its_reason(
-    loader: Loader, places: list[OnDisk], options: dict[str, bool], status: str, missing: int, source: str | None, accepted: str | None, words: str
-) -> None:  # fmt: skip
+def test_status_with_its_reason(  # noqa: PLR0917
+    loader: Loader,
+    places: list[OnDisk],
+    options: dict[str, bool],
+    status: str,
+    missing: int,
+    source: str | None,
+    accepted: str | None,
+    words: str,
+) -> None:
     found = Made(loader).cell(*places, **options)
     assert (found.status, found.missing, found.source, found.accepted_code) == (status, missing, source, accepted)
     assert words in found.reason
@@ -214,8 +219,9 @@ def test_what_does_not_change_an_answer_does_not_change_the_configuration(loader
 @pytest.mark.parametrize(
     "known",
     [
-        changed_model(identity_sha256="b" * 64), changed_job(dtype="bfloat16"), changed_job(window=8), changed_job(rope={"rope_theta": 1e6}),
-        changed_job(template="x"), changed_job(trust_remote_code=True), {"environments": {"tf5": "6" * 64}},
+        changed_model(identity_sha256="b" * 64), changed_job(dtype="bfloat16"), changed_job(window=8),
+        changed_job(rope={"rope_theta": 1e6}), changed_job(template="x"),
+        changed_job(trust_remote_code=True), {"environments": {"tf5": "6" * 64}},
     ],
 )  # fmt: skip
 def test_what_may_change_an_answer_changes_the_configuration(loader: Loader, known: dict[str, Any]) -> None:
@@ -237,7 +243,8 @@ def test_changed_parameters_make_another_cell(loader: Loader, edit: tuple[str, s
 @pytest.mark.parametrize(
     "edit",
     [
-        ("name: probe", "name: another\ndescription: words"), ("device: cpu", "device: cpu, threads: 2, parallel: 3, shards: 4, memory: 3g"),
+        ("name: probe", "name: another\ndescription: words"),
+        ("device: cpu", "device: cpu, threads: 2, parallel: 3, shards: 4, memory: 3g"),
         ("keep: 0.5}", "keep: 0.5, first: 4}"), ("keep: 0.5}", "keep: 0.5}\n    label: mine"), ("params: {keep: 0.5}", "preset: half"),
         ("needle/default}", "needle/default, label: mine}"), ("needle/default}", "needle/default, params: {words: 20}}"),
         ("resources:", "timing: {per_bucket: 5}\nresources:"), ("resources:", "engine: venv\nresources:"),

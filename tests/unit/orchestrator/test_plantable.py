@@ -31,7 +31,9 @@ def test_what_is_not_known_yet_is_marked() -> None:
 def test_a_large_plan_shows_its_start_and_counts_the_rest() -> None:
     made = plan([cell(cell=f"c{number}", status="REUSE" if number % 2 else "NEW") for number in range(300)])
     assert len(shown(made)) == plantable.MOST_ROWS
-    assert plantable.plan_words(made).startswith("300 cells (150 NEW, 150 REUSE), the first 200 shown (--json has all); nothing to run; engine venv")
+    assert plantable.plan_words(made).startswith(
+        "300 cells (150 NEW, 150 REUSE), the first 200 shown (--json has all); nothing to run; engine venv"
+    )
 
 
 def test_words_name_what_does_not_run_and_what_must_be_fetched() -> None:

@@ -21,7 +21,7 @@ def event(kind: str, at: float = 0.0, **fields: Any) -> Event:
     return found
 
 
-def went(done: int, at: float = 0.0, cell: str = "c1", tokens: int = 0, phase: str = "respond", total: int = 10) -> Event:
+def went(done: int, at: float = 0.0, *, cell: str = "c1", tokens: int = 0, phase: str = "respond", total: int = 10) -> Event:
     return event("progress", at, cell=cell, phase=phase, done=done, total=total, tokens=tokens)
 
 
@@ -95,7 +95,8 @@ def test_warnings_do_not_pile_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (61, "1 min 01 s"), (3599.6, "1 h 00 min"), (7384, "2 h 03 min")]
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (61, "1 min 01 s"), (3599.6, "1 h 00 min"), (7384, "2 h 03 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

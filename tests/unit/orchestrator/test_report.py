@@ -89,8 +89,9 @@ def test_random_weights_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0, "0 B"), (1023, "1,023 B"), (1024, "1.0 KiB"), (2**20, "1.0 MiB"), (1536 * 2**20, "1.5 GiB"), (2**44, "16,384.0 GiB")]
-)  # fmt: skip
+    ("value", "text"),
+    [(None, "–"), (0, "0 B"), (1023, "1,023 B"), (1024, "1.0 KiB"), (2**20, "1.0 MiB"), (1536 * 2**20, "1.5 GiB"), (2**44, "16,384.0 GiB")],
+)
 def test_sizes(value: float | None, text: str) -> None:
     assert report.size(value) == text
 

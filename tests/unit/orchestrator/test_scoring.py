@@ -126,7 +126,11 @@ def test_breakdown_by_axis(bench: Bench) -> None:
     write_lines(bench.run.references(KEY), (reference(name, axes=axes) for name, axes in zip(EVERY, places, strict=True)))
     found = score(bench, response("r0"), response("r1"), response("r2", "no"), response("r3"))
     assert list(found.by_axis) == ["words"], "an axis that the eval does not name, or that some lack, is left out"
-    assert {place: (one.n, one.mean) for place, one in found.by_axis["words"].items()} == {"200": (1, 1.0), "1000": (2, 0.5), "all": (1, 1.0)}
+    assert {place: (one.n, one.mean) for place, one in found.by_axis["words"].items()} == {
+        "200": (1, 1.0),
+        "1000": (2, 0.5),
+        "all": (1, 1.0),
+    }
     assert list(found.by_axis["words"]) == ["200", "1000", "all"], "numbers as numbers"
 
 

@@ -47,7 +47,9 @@ def test_answers_are_counted_before_and_after_they_are_merged(bench: Bench) -> N
 
 
 def test_what_a_job_wrote_cannot_break_it(bench: Bench) -> None:
-    bench.attempt([b"no json\n", b"[]\n", b'{"id": []}\n', b'{"id": 7}\n', b"null\n", b"\xff\n", response("a"), b'{"id": "torn'], outcome=None)
+    bench.attempt(
+        [b"no json\n", b"[]\n", b'{"id": []}\n', b'{"id": 7}\n', b"null\n", b"\xff\n", response("a"), b'{"id": "torn'], outcome=None
+    )
     assert answered(bench) == 1
     out = bench.run.job("kv.tf5--tiny") / "1" / "out"
     (out / f"{cell().cell}.responses.jsonl").unlink()
@@ -59,7 +61,10 @@ def test_jobs_and_their_attempts(bench: Bench) -> None:
     bench.attempt([], outcome="killed")
     bench.attempt([], number=2, outcome=None)
     (job,) = status.run_status(bench.run)["jobs"]
-    assert [(one["attempt"], one["outcome"], one["seconds"]) for one in job["attempts"]] == [(1, "killed", 2.0), (2, "running or killed", None)]
+    assert [(one["attempt"], one["outcome"], one["seconds"]) for one in job["attempts"]] == [
+        (1, "killed", 2.0),
+        (2, "running or killed", None),
+    ]
 
 
 def test_complete_is_what_the_summary_says(bench: Bench) -> None:

@@ -36,7 +36,9 @@ def test_writing_replaces_in_one_step_and_makes_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["fsync", "write"])
-def test_a_full_disk_keeps_the_old_content_and_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_full_disk_keeps_the_old_content_and_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     path = tmp_path / "x.jsonl"
     store.write(path, "old")
     if where == "fsync":

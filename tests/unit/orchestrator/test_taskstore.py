@@ -48,7 +48,10 @@ class Needles:
             if context.count is not None:
                 text += f" {list(context.count([text]))}"
             segments = (base.Segment(role="context", text=text),)
-            yield base.Request(id=f"r{number}", segments=segments, max_new_tokens=5), base.Reference(id=f"r{number}", answers=("x",), cluster="c")
+            yield (
+                base.Request(id=f"r{number}", segments=segments, max_new_tokens=5),
+                base.Reference(id=f"r{number}", answers=("x",), cluster="c"),
+            )
 
     def code(self) -> tuple[Path, ...]:
         return (self.source,)
@@ -124,7 +127,9 @@ def lend(locked: object) -> Any:
 def test_lengths_in_tokens_give_every_model_requests_of_its_own(needles: Needles, settings: Settings) -> None:
     needles.by_tokens = True
     assert taskstore.needs_tokenizer(selected())
-    tokenizers = [model(name, files=(LockedFile(path="tokenizer.json", size=1, sha256=mark * 64),)) for name, mark in (("a", "1"), ("b", "2"))]
+    tokenizers = [
+        model(name, files=(LockedFile(path="tokenizer.json", size=1, sha256=mark * 64),)) for name, mark in (("a", "1"), ("b", "2"))
+    ]
     found = [facts(settings, model=one.name, locked=one, count=lend) for one in tokenizers]
     assert [one.planned.key for one in found] == ["needle-default.a", "needle-default.b"]
     assert found[0].folder != found[1].folder

@@ -192,7 +192,17 @@ def test_a_tokenizer_is_lent_and_cleaned_up_after(settings: Settings) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["{", "{}", "[]", '{"counts": 5}', '{"counts": [1]}', '{"counts": [1, -1]}', '{"counts": [1, true]}', '{"counts": [1, 2.5]}', "x" * 9999],
+    [
+        "{",
+        "{}",
+        "[]",
+        '{"counts": 5}',
+        '{"counts": [1]}',
+        '{"counts": [1, -1]}',
+        '{"counts": [1, true]}',
+        '{"counts": [1, 2.5]}',
+        "x" * 9999,
+    ],
 )
 def test_an_answer_that_is_none_is_told_with_the_log(settings: Settings, answer: str) -> None:
     engine = Counter(answer)

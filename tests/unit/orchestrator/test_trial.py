@@ -75,7 +75,10 @@ def prompt(tmp_path: Path) -> Path:
 def test_the_text_goes_to_the_output_and_the_rest_elsewhere(tried: Tried, prompt: Path) -> None:
     tried(wanted(prompt))
     assert tried.out.getvalue() == "Hello world\n"
-    assert "sinks{keep: 0.5} in tf5: 10 tokens given, 3 generated (stop); prefill 0.10 s; decode 10.0 tok/s; KV held 100 B, 4.00x" in tried.err.getvalue()
+    assert (
+        "sinks{keep: 0.5} in tf5: 10 tokens given, 3 generated (stop); prefill 0.10 s; decode 10.0 tok/s; KV held 100 B, 4.00x"
+        in tried.err.getvalue()
+    )
 
 
 def test_the_manifest_says_what_the_command_line_said(tried: Tried, prompt: Path) -> None:
@@ -99,7 +102,11 @@ def test_each_prompt_has_a_run_of_its_own(tried: Tried, prompt: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["emoji 😀 漢字", "quotes \" ' \\ and: {yaml: [1]}", "tabs\tand\r\nlines\n\n", "\x7f\x85\xa0\u2028\ufeff", "\x00\x01\x1b[31m", "---\n- &a *a"]
+    "text",
+    [
+        "emoji 😀 漢字", "quotes \" ' \\ and: {yaml: [1]}", "tabs\tand\r\nlines\n\n",
+        "\x7f\x85\xa0\u2028\ufeff", "\x00\x01\x1b[31m", "---\n- &a *a",
+    ],
 )  # fmt: skip
 def test_any_text_arrives_as_it_is(tried: Tried, tmp_path: Path, text: str) -> None:
     (tmp_path / "p.txt").write_bytes(text.encode())

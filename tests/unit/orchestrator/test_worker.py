@@ -256,7 +256,7 @@ def test_a_tokenising_task(bench: Bench, engine: FakeEngine) -> None:
         (FakeProcess(code=0), {}, "killed", True, "without a last word"),
     ],
 )
-def test_a_task_that_did_not(
+def test_a_task_that_did_not(  # noqa: PLR0917
     bench: Bench, engine: FakeEngine, process: FakeProcess, leaves: dict[str, str], outcome: str, retry: bool, detail: str
 ) -> None:  # fmt: skip
     engine.process, engine.leaves = process, leaves
@@ -374,10 +374,9 @@ def test_stops_are_heard(how: str, told: str) -> None:
 
 
 def test_no_standard_input_is_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stdin in (None, open(os.devnull)):  # noqa: PTH123, SIM115
-        monkeypatch.setattr(sys, "stdin", stdin)
-        stop = Stop()
-        stop._lifeline()
-        assert stop.cut
-        if stdin:
-            stdin.close()
+    with Path(os.devnull).open() as nothing:
+        for stdin in (None, nothing):
+            monkeypatch.setattr(sys, "stdin", stdin)
+            stop = Stop()
+            stop._lifeline()
+            assert stop.cut

@@ -148,7 +148,12 @@ def test_status_of_all_runs_and_of_one(longctx: Command, tmp_path: Path) -> None
 
 def test_logs(longctx: Command, tmp_path: Path) -> None:
     run(tmp_path)
-    assert longctx("logs", "probe", "-n", "1").out.splitlines() == ["== kv.tf5--tiny, attempt 1: killed", "by signal 9", "last", "-> Do this."]
+    assert longctx("logs", "probe", "-n", "1").out.splitlines() == [
+        "== kv.tf5--tiny, attempt 1: killed",
+        "by signal 9",
+        "last",
+        "-> Do this.",
+    ]
     assert longctx("logs", "probe", "--job", "nothing").code == 11
 
 
@@ -167,7 +172,11 @@ def test_no_colours_in_a_pipe(tmp_path: Path, variables: dict[str, str]) -> None
     run(tmp_path)
     environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR", "COLUMNS")} | variables
     done = subprocess.run(
-        [sys.executable, "-m", "longctx.orchestrator.cli", "status", "probe"], cwd=tmp_path, env=environment, capture_output=True, check=True
+        [sys.executable, "-m", "longctx.orchestrator.cli", "status", "probe"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=True,
     )
     assert b"\x1b" not in done.stdout
     assert max(map(len, done.stdout.decode().splitlines())) <= 200
@@ -257,9 +266,7 @@ cli.main(sys.argv[1:])
 
 
 def started(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", INTERRUPTED, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_ctrl_c_exits_130_with_a_word() -> None:
