@@ -1,7 +1,7 @@
 """Averages over tasks, such as LongBench's six groups: what an eval lists, for each variant, model and environment of a summary.
 
-An average with a task missing is not an average of the others: it has no score, and says what it lacks. One of whose tasks at most one is
-there (and it has more) is left out: nobody asked for it.
+An average with a task missing is not an average of the others: it has no score, and says what it lacks. One that lacks half of its tasks or
+more is left out: nobody asked for it.
 """
 
 import statistics
@@ -34,7 +34,7 @@ def of(rows: Iterable[Row]) -> tuple[Aggregate, ...]:
                     **_figures(name, average, alike),
                 )
                 for average in averages
-                if sum(f"{name}/{task}" in alike for task in average.tasks) >= min(2, len(average.tasks))
+                if 2 * sum(f"{name}/{task}" in alike for task in average.tasks) > len(average.tasks)
             ]  # fmt: skip
     return tuple(made)
 

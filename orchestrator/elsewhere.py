@@ -42,8 +42,8 @@ def score_file(task: str, path: Path, *, by_length: bool = False, all_metrics: b
 
     With ``by_length`` (LongBench's ``--e``; taken for granted for its ``_e`` tasks) ``by_length`` has n and score for each range of
     lengths, the score being null where there is no row, and ``score`` is the mean over the ranges, null if one is empty. With
-    ``all_metrics`` ``metrics`` has every metric's n, mean and 95 % interval in percent, over all lines. Raises UsageError for a task that is
-    not known, DataError for what is wrong with the file, EnvironmentFailed if a package that the metric needs is not installed.
+    ``all_metrics`` ``metrics`` has every metric's n, mean and 95 % interval in percent, over all lines. Raises UsageError for a task that
+    is not known, DataError for what is wrong with the file, EnvironmentFailed if a package that the metric needs is not installed.
     """
     one, name = _task(task)
     by_length = by_length or name.endswith("_e")
