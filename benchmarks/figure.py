@@ -38,7 +38,12 @@ def panel(left: int, row: dict[str, Any], scores: dict[tuple[float, int], list[f
     lines = [
         (row["label"], 'font-weight="600"'),
         (f"{row['environment']} · {score['mean'] * 100:.0f} % found, n = {score['n']}", 'fill="#555"'),
-        (f"KV held {kv['device'] / 2**20:.1f} MiB · {kv['ratio']:.2f}x less" if kv["ratio"] > 1.005 else f"KV held {kv['device'] / 2**20:.1f} MiB · baseline", 'fill="#555"'),
+        (
+            f"KV held {kv['device'] / 2**20:.1f} MiB · {kv['ratio']:.2f}x less"
+            if kv["ratio"] > 1.005
+            else f"KV held {kv['device'] / 2**20:.1f} MiB · baseline",
+            'fill="#555"',
+        ),
     ]
     parts = [f'<text x="{left}" y="{24 + 17 * index}" {style}>{escape(text)}</text>' for index, (text, style) in enumerate(lines)]
     for y, depth in enumerate(depths):
@@ -51,7 +56,10 @@ def panel(left: int, row: dict[str, Any], scores: dict[tuple[float, int], list[f
             parts.append(f'<rect x="{corner}" y="{TOP + y * (CELL + GAP)}" width="{CELL}" height="{CELL}" rx="4" fill="{colour(share)}"/>')
             parts.append(f'<text x="{corner + CELL / 2}" y="{middle}" text-anchor="middle" fill="#fff">{share * 100:.0f}</text>')
     bottom = TOP + len(depths) * (CELL + GAP) + 14
-    parts += [f'<text x="{left + x * (CELL + GAP) + CELL / 2}" y="{bottom}" text-anchor="middle" fill="#555">{length}</text>' for x, length in enumerate(words)]
+    parts += [
+        f'<text x="{left + x * (CELL + GAP) + CELL / 2}" y="{bottom}" text-anchor="middle" fill="#555">{length}</text>'
+        for x, length in enumerate(words)
+    ]
     return parts
 
 
@@ -68,7 +76,9 @@ def main() -> None:
         height = max(height, TOP + len({place[0] for place in scores}) * (CELL + GAP) + 44)
         left += max(columns * (CELL + GAP), 232) + 18
     model = rows[0]["result"]["model"]
-    parts.append(f'<text x="{LEFT}" y="{height - 10}" fill="#555">Passkey found, in percent. Down: where the key stands (0 start, 1 end). Across: words of text. Model: {escape(model)}.</text>')
+    parts.append(
+        f'<text x="{LEFT}" y="{height - 10}" fill="#555">Passkey found, in percent. Down: where the key stands (0 start, 1 end). Across: words of text. Model: {escape(model)}.</text>'
+    )
     body = "\n".join(parts)
     out.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left} {height}" font-family="system-ui, sans-serif" font-size="13">\n'

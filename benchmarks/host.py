@@ -37,8 +37,15 @@ def median_seconds(action: Callable[[], object], times: int) -> dict[str, float]
 def cli_start() -> dict[str, Any]:
     """``longctx --version`` and ``--help`` as processes, beside a bare interpreter."""
     tool = shutil.which("longctx", path=str(Path(sys.executable).parent)) or "longctx"
-    commands = {"python -c pass": [sys.executable, "-c", "pass"], "longctx --version": [tool, "--version"], "longctx run --help": [tool, "run", "--help"]}
-    return {name: median_seconds(lambda command=command: subprocess.run(command, capture_output=True, check=True), 15) for name, command in commands.items()}
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "longctx --version": [tool, "--version"],
+        "longctx run --help": [tool, "run", "--help"],
+    }
+    return {
+        name: median_seconds(lambda command=command: subprocess.run(command, capture_output=True, check=True), 15)
+        for name, command in commands.items()
+    }
 
 
 def plan_of(cells: int) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class ParameterError(ValueError):
         self.options = tuple(options)
 
 
-class DataMissing(LookupError):  # noqa: N818 - says what is the matter
+class DataMissing(LookupError):
     """An eval's data is not where it should be, or altered; ``command`` mends it."""
 
     def __init__(self, message: str, command: str) -> None:

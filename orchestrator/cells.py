@@ -219,8 +219,14 @@ def _gather(
         weights = next((_weights(place) for place in places.values()), None)
         found.sources.append(
             Source(
-                run=run.name, job=job.job, attempt=job.attempt, engine=verdict.engine if verdict else "unknown",
-                isolation=verdict.isolation if verdict else "none", responses=len(places), timings=len(timings), weights=weights,
+                run=run.name,
+                job=job.job,
+                attempt=job.attempt,
+                engine=verdict.engine if verdict else "unknown",
+                isolation=verdict.isolation if verdict else "none",
+                responses=len(places),
+                timings=len(timings),
+                weights=weights,
                 environment=environment,
             )
         )
@@ -278,9 +284,13 @@ def _merge(run: RunFolder, cell: PlannedCell, found: _Gathered, wanted: Mapping[
     write_document(
         folder / "cell.json",
         CellState(
-            cell=cell.cell, config_sha256=cell.config_sha256, codes=tuple(sorted(codes)), answered=len(order),
+            cell=cell.cell,
+            config_sha256=cell.config_sha256,
+            codes=tuple(sorted(codes)),
+            answered=len(order),
             covers_sha256=covers((name, place.request_sha256) for name, place in places.items()),
-            errors=sum(place.error for place in places.values()), sources=(*(state.sources if state else ()), *found.sources),
+            errors=sum(place.error for place in places.values()),
+            sources=(*(state.sources if state else ()), *found.sources),
         ),
     )
 

@@ -36,7 +36,10 @@ def gpus() -> tuple[Gpu, ...]:
     try:
         rows = subprocess.run(
             [tool, "--query-gpu=uuid,name,memory.total", "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=30, check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
         ).stdout
     except (subprocess.SubprocessError, OSError):
         return ()

@@ -8,6 +8,7 @@ from typing import Any
 from . import batches, cells, devices, taskstore
 from .contracts.cell import CellState
 from .contracts.job import DeviceKind
+from .contracts.manifest import TimingOptions
 from .errors import BadRunFolder
 from .jobs import ids_name, order, timed
 from .plan import Identity, Inspection, Lengths, OnDisk
@@ -19,7 +20,7 @@ def hash_of(folder: Path) -> str:
     return folder.name.rpartition("--")[2]
 
 
-def inspect(run: RunFolder, identities: Sequence[Identity], device: DeviceKind, per_bucket: int) -> Inspection:
+def inspect(run: RunFolder, identities: Sequence[Identity], device: DeviceKind, timing: TimingOptions) -> Inspection:
     """Look at every cell folder that one of the identities names, here and in sibling runs. Reads, never writes."""
     wanted = {identity.config_sha256[:10]: identity for identity in identities}
     found: dict[str, list[OnDisk]] = {}
@@ -32,7 +33,7 @@ def inspect(run: RunFolder, identities: Sequence[Identity], device: DeviceKind, 
             if identity is None:
                 continue
             try:
-                seen = _look(folder, place, run, identity, pairs, hardware, per_bucket)
+                seen = _look(folder, place, run, identity, pairs, hardware, timing)
             except BadRunFolder:
                 if place == run.path:
                     raise
@@ -79,7 +80,7 @@ def _ids(identity: Identity) -> str:
 
 
 def _look(
-    folder: Path, place: Path, run: RunFolder, identity: Identity, pairs: _Wanted, hardware: str, per_bucket: int
+    folder: Path, place: Path, run: RunFolder, identity: Identity, pairs: _Wanted, hardware: str, timing: TimingOptions
 ) -> OnDisk | None:
     state = read_document(folder / "cell.json", CellState)
     if state.config_sha256 != identity.config_sha256:
@@ -96,8 +97,8 @@ def _look(
         answered = len(current) if total is None else min(len(current), total)
         errors = len(current & have.errors)
     same_hardware = all(cells.same_hardware(source.environment, hardware) for source in state.sources if source.timings)
-    done = timed(folder / "timing.jsonl") if same_hardware else set()
-    complete = not per_bucket or (requests is not None and not batches.timing(requests, per_bucket, done))
+    done = timed(folder / "timing.jsonl", timing.new_tokens) if same_hardware else set()
+    complete = not timing.per_bucket or (requests is not None and not batches.timing(requests, timing.per_bucket, done))
     # A cell is this run's own under its present name only: when its model was renamed, its folder is taken over like another run's.
     own = place == run.path and folder.name == identity.name
     return OnDisk(

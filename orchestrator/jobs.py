@@ -84,9 +84,9 @@ def answered(path: Path, wanted: Mapping[str, str]) -> set[str]:
     return found
 
 
-def timed(path: Path) -> set[str]:
-    """Return the ids that the timing pass has measured."""
-    return {json.loads(line)["id"] for line in lines(path)} if path.exists() else set()
+def timed(path: Path, new_tokens: int) -> set[str]:
+    """Return the ids that the timing pass has measured with as many new tokens."""
+    return {row["id"] for row in map(json.loads, lines(path)) if row["generated"] == new_tokens} if path.exists() else set()
 
 
 def new_attempt(run: RunFolder, job: str) -> Attempt:
@@ -143,7 +143,7 @@ def _cell(
     count = write_lines(batch_file, batches.missing(requests, cell.batch, have, planned.shard, planned.shards))
     buckets: tuple[TimingBucket, ...] = ()
     if plan.timing.per_bucket and planned.shard == 0:
-        buckets = batches.timing(requests, plan.timing.per_bucket, timed(run.cell(cell.cell) / "timing.jsonl"))
+        buckets = batches.timing(requests, plan.timing.per_bucket, timed(run.cell(cell.cell) / "timing.jsonl", plan.timing.new_tokens))
     if not count and not buckets:
         return None
     requests_target, ids_target = f"requests/{cell.task}.jsonl", f"requests/{ids}"

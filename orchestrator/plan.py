@@ -137,7 +137,11 @@ def identify(expansion: Expansion, manifest: Manifest, facts: Facts) -> tuple[li
         if environment in facts.unavailable:
             absent.append(
                 Absent(
-                    variant=cell.variant.label, model=cell.model.name, task=cell.eval.key, environment=environment, kind="not_run",
+                    variant=cell.variant.label,
+                    model=cell.model.name,
+                    task=cell.eval.key,
+                    environment=environment,
+                    kind="not_run",
                     reason=facts.unavailable[environment],
                 )
             )
@@ -172,9 +176,7 @@ def _variant(variant: Variant, manifest: Manifest, facts: Facts) -> tuple[str, s
 
 def _model_digest(model: LockedModel, facts: Facts) -> str:
     """Hash what a model is, and the environment that makes its token ids; neither its name nor where it lies."""
-    return digest(
-        [model.identity_sha256, plain(model.job) | {"name": "", "path": ""}, facts.environments[model.environment]]
-    )
+    return digest([model.identity_sha256, plain(model.job) | {"name": "", "path": ""}, facts.environments[model.environment]])
 
 
 def plan(identities: Sequence[Identity], absent: Sequence[Absent], manifest: Manifest, facts: Facts, seen: Inspection, options: Options,
@@ -206,9 +208,7 @@ def _ids_names(identities: Sequence[Identity], ids_name: Callable[[str, str, Map
     return found
 
 
-def _cell(
-    identity: Identity, manifest: Manifest, facts: Facts, seen: Inspection, options: Options, ids: str
-) -> PlannedCell:
+def _cell(identity: Identity, manifest: Manifest, facts: Facts, seen: Inspection, options: Options, ids: str) -> PlannedCell:
     cell, task = identity.cell, identity.task
     variant = cell.variant
     status, reason, missing, source, accepted = _status(identity, seen.cells.get(identity.config_sha256, ()), facts, options)
@@ -329,11 +329,18 @@ def _jobs(
             suffix = f".{shard}" if wants.shards > 1 else ""
             jobs.append(
                 PlannedJob(
-                    task=first + len(jobs), job=f"{unique_slug(family)}.{environment}--{unique_slug(model)}{suffix}", family=family,
-                    environment=environment, entry=entries[(family, environment, model)], model=model, cells=tuple(members), shard=shard,
-                    shards=wants.shards, device=device, gpus=wants.gpus if facts.device == "cuda" else 0, limits=limits,
+                    task=first + len(jobs),
+                    job=f"{unique_slug(family)}.{environment}--{unique_slug(model)}{suffix}",
+                    family=family,
+                    environment=environment,
+                    entry=entries[(family, environment, model)],
+                    model=model,
+                    cells=tuple(members),
+                    shard=shard,
+                    shards=wants.shards,
+                    device=device,
+                    gpus=wants.gpus if facts.device == "cuda" else 0,
+                    limits=limits,
                 )
             )
     return tuple(jobs)
-
-

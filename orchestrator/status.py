@@ -34,8 +34,13 @@ def run_status(run: RunFolder) -> dict[str, Any]:
             answered = len(live | set(read_answered(run.cell(cell.cell) / "responses.jsonl").pairs))
         cells.append(
             {
-                "cell": cell.cell, "label": cell.label, "environment": cell.environment, "model": cell.model, "task": cell.task,
-                "requests": cell.requests, "answered": min(answered, cell.requests or answered),
+                "cell": cell.cell,
+                "label": cell.label,
+                "environment": cell.environment,
+                "model": cell.model,
+                "task": cell.task,
+                "requests": cell.requests,
+                "answered": min(answered, cell.requests or answered),
                 "scored": (run.cell(cell.cell) / "result.json").exists(),
             }
         )
@@ -75,9 +80,12 @@ def _job(run: RunFolder, job: str) -> Mapping[str, Any]:
         verdict = read_document(folder / "verdict.json", Verdict) if (folder / "verdict.json").exists() else None
         attempts.append(
             {
-                "attempt": int(folder.name), "outcome": verdict.outcome if verdict else "running or killed",
-                "seconds": round(verdict.seconds, 1) if verdict else None, "detail": verdict.detail if verdict else "",
-                "next_step": verdict.next_step if verdict else "", "isolation": verdict.isolation if verdict else None,
+                "attempt": int(folder.name),
+                "outcome": verdict.outcome if verdict else "running or killed",
+                "seconds": round(verdict.seconds, 1) if verdict else None,
+                "detail": verdict.detail if verdict else "",
+                "next_step": verdict.next_step if verdict else "",
+                "isolation": verdict.isolation if verdict else None,
             }
         )
     return {"job": job, "attempts": attempts}
@@ -100,7 +108,9 @@ def all_runs(settings: Settings) -> list[dict[str, Any]]:
             continue
         rows.append(
             {
-                "run": state["run"], "cells": len(state["cells"]), "complete": state["complete"],
+                "run": state["run"],
+                "cells": len(state["cells"]),
+                "complete": state["complete"],
                 "answered": sum(cell["answered"] for cell in state["cells"]),
                 "requests": sum(cell["requests"] or 0 for cell in state["cells"]),
             }

@@ -36,9 +36,7 @@ def request_sha256(request: Request) -> str:
     return digest(request.model_dump(mode="json"))
 
 
-def write_task(  # noqa: PLR0917
-    evaluation: base.Eval, task: str, params: Mapping[str, Any], context: base.BuildContext, folder: Path, key: str
-) -> int:
+def write_task(evaluation: base.Eval, task: str, params: Mapping[str, Any], context: base.BuildContext, folder: Path, key: str) -> int:
     """Build a task into ``folder/requests/<key>.jsonl`` and ``folder/references/<key>.jsonl``; return how many requests it has.
 
     Both files appear whole, the requests last, or not at all. Memory: one request, and the ids. Raises DataMissing as the eval does,

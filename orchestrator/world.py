@@ -115,7 +115,5 @@ def make_plan(world: World, known: Facts, run: RunFolder, options: Options) -> P
 
     expansion = expand(world.loaded, architecture, world.device)
     identities, absent = identify(expansion, world.loaded.manifest, known)
-    seen = inspection.inspect(run, identities, world.device, world.loaded.manifest.timing.per_bucket)
+    seen = inspection.inspect(run, identities, world.device, world.loaded.manifest.timing)
     return plan(identities, absent, world.loaded.manifest, known, seen, options, ids_name)
-
-

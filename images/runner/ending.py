@@ -12,7 +12,7 @@ ORPHANED = 111
 """The lifeline broke: whoever started the runner is gone, and nothing is written."""
 
 
-class Ending(Exception):  # noqa: N818
+class Ending(Exception):
     """Ends the job now; what is already written stays."""
 
     status = "failed"

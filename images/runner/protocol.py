@@ -92,7 +92,7 @@ class Hooks:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class TooLong(Exception):  # noqa: N818
+class TooLong(Exception):
     """The prompt does not fit the model's window and the method cannot extend it.
 
     ``ids`` names the requests of the batch that do not fit: the runner then decodes the others without them. Empty means all.

@@ -13,7 +13,10 @@ from .prompting import plain
 
 
 def load(folder: Path, trust_remote_code: bool, template: str | None = None) -> Any:
-    """Return the tokenizer of a model's folder, with ``template`` in place of its own chat template if given. Raises Failed (load_failed) with what to look at."""
+    """Return the tokenizer of a model's folder, with ``template`` in place of its own chat template if given.
+
+    Raises Failed (load_failed) with what to look at.
+    """
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         transformers = importlib.import_module("transformers")

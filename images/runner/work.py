@@ -126,7 +126,7 @@ def _load_failure(error: BaseException) -> Failed:
     return Failed(reason, f"the model cannot be loaded: {told['type']}: {told['message']}")
 
 
-class _CannotBind(Exception):  # noqa: N818
+class _CannotBind(Exception):
     """The family refused a variant, or its code raised: this cell has no answers, the others go on."""
 
 

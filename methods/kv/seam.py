@@ -25,7 +25,7 @@ class View(Protocol):
         """Attend from (rows, heads, n, head_dim); return the same shape."""
 
 
-def attention(  # noqa: PLR0917 (transformers' order)
+def attention(
     module: nn.Module,
     query: Tensor,
     key: View,

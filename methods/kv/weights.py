@@ -42,7 +42,16 @@ def load(model: Model, attention: str) -> nn.Module:
     network: nn.Module = loaded.to(model.device).eval()
     if model.device == "cpu" and not cpu.native(dtype):
         cpu.widen(network)
+    if model.device != "cpu":
+        _warm(torch.device(model.device), dtype)
     return network.requires_grad_(False)
+
+
+def _warm(device: torch.device, dtype: torch.dtype) -> None:
+    """Multiply once: cuBLAS takes its workspace (32 MiB on an H100) then, which would else be counted to the first request's cache."""
+    some = torch.ones(64, 64, device=device, dtype=dtype)
+    torch.mm(some, some)
+    torch.cuda.synchronize(device)
 
 
 def draw(network: nn.Module, seed: int) -> None:

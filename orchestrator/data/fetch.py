@@ -124,7 +124,7 @@ def _unpacked(archive: Archive, data: Path, before: SourceRecord | None) -> Mapp
     return known if whole else None
 
 
-def _archive(  # noqa: PLR0917
+def _archive(
     wanted: Source, archive: Archive, data: Path, before: SourceRecord | None, settings: Settings, report: Report
 ) -> tuple[Mapping[str, FileRecord], str, str]:
     """Download and unpack. What was fetched once is fetched at the same commit and must be the same again."""

@@ -22,7 +22,7 @@ LARGEST = 2**26
 """Bytes above which a single file of a repository cannot be what is wanted."""
 
 
-class Unreachable(Exception):  # noqa: N818 - says what is the matter
+class Unreachable(Exception):
     """The network did not give what was asked; ``str()`` says who did not, and why."""
 
 

@@ -129,7 +129,7 @@ def look_inside(python: Path, environment: Environment, device: DeviceKind) -> d
     return answer
 
 
-def make(  # noqa: PLR0917
+def make(
     uv: Uv, folder: Path, python: Path, environment: Environment, device: DeviceKind, minor: str, settings: Settings, report: Report
 ) -> LockedEnvironment:
     """Make the environment in ``folder``, which must not exist. Raises EnvironmentFailed; what is half made stays without a marker."""

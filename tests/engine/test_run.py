@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from longctx.orchestrator.contracts.result import Summary
 from longctx.orchestrator.settings import Settings
 
@@ -33,7 +34,9 @@ engine: venv
 """
 
 
-def manifest(folder: Path, *, keep: str = "[0.25]", words: str = "[20, 40]", batch: int = 1, per_bucket: int = 1, name: str = "m.yaml") -> Path:
+def manifest(
+    folder: Path, *, keep: str = "[0.25]", words: str = "[20, 40]", batch: int = 1, per_bucket: int = 1, name: str = "m.yaml"
+) -> Path:
     text = MANIFEST.replace("KEEP", keep).replace("WORDS", words).replace("BATCH", str(batch)).replace("PER_BUCKET", str(per_bucket))
     (folder / name).write_text(text)
     return folder / name
@@ -196,7 +199,21 @@ def test_a_second_process_is_kept_out(start: Start, tmp_path: Path) -> None:
 
 def test_try_streams_one_prompt(start: Start, tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("The sky is blue. " * 20)
-    out = finish(start("try", "streaming-llm", "random:tiny-llama", "--prompt", "prompt.txt", "--set", "keep=0.5", "--max-new-tokens", "8", "--engine", "venv"))
+    out = finish(
+        start(
+            "try",
+            "streaming-llm",
+            "random:tiny-llama",
+            "--prompt",
+            "prompt.txt",
+            "--set",
+            "keep=0.5",
+            "--max-new-tokens",
+            "8",
+            "--engine",
+            "venv",
+        )
+    )
     assert "8 generated" in out
     assert "2.0" in out
 

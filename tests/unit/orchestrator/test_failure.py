@@ -43,9 +43,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("ended", "last", "clock", "stopping", "outcome", "detail"), TABLE)
-def test_judgement(  # noqa: PLR0917
-    ended: Ended | None, last: Exit | None, clock: str | None, stopping: bool, outcome: Outcome, detail: str
-) -> None:
+def test_judgement(ended: Ended | None, last: Exit | None, clock: str | None, stopping: bool, outcome: Outcome, detail: str) -> None:
     found, told = judge(ended, last, timed_out=clock, stopping=stopping)
     assert found == outcome
     assert detail in told

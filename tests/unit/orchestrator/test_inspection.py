@@ -8,6 +8,7 @@ import pytest
 from unit.orchestrator.builders import CODE, HARDWARE, KEY, OTHER_CODE, Bench, cell, response, result, task, timing
 
 from longctx.orchestrator import cells, devices, inspection, taskstore
+from longctx.orchestrator.contracts.manifest import TimingOptions
 from longctx.orchestrator.contracts.request import Prompting
 from longctx.orchestrator.errors import BadRunFolder
 from longctx.orchestrator.plan import Identity, OnDisk, TaskFacts
@@ -58,7 +59,11 @@ def identity(known: TaskFacts, **more: Any) -> Identity:
 
 def look(bench: Bench, run: RunFolder | None = None, per_bucket: int = 0, **more: Any) -> list[OnDisk]:
     one = identity(more.pop("known", None) or facts(bench), **more)
-    return list(inspection.inspect(run or bench.run, [one], "cpu", per_bucket).cells.get(one.config_sha256, ()))
+    return list(
+        inspection.inspect(run or bench.run, [one], "cpu", TimingOptions(per_bucket=per_bucket, new_tokens=5)).cells.get(
+            one.config_sha256, ()
+        )
+    )
 
 
 def collect(bench: Bench) -> None:
@@ -180,5 +185,5 @@ def test_codes_are_told(bench: Bench) -> None:
 
 
 def test_lengths_of_prompts(bench: Bench) -> None:
-    seen = inspection.inspect(bench.run, [identity(facts(bench))], "cpu", 0)
+    seen = inspection.inspect(bench.run, [identity(facts(bench))], "cpu", TimingOptions(per_bucket=0))
     assert seen.lengths == {f"tiny/{KEY}.ids": (10, 30)}

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.orchestrator.builders import CONFIG, KEY, Bench, cell, lock, model, plan, request_sha, response, task
+from unit.orchestrator.builders import CONFIG, KEY, Bench, cell, lock, model, plan, request_sha, response, task, timing
 
 from longctx.orchestrator import cells, jobs
 from longctx.orchestrator.contracts.job import Batch, Job, JobDevice, Limits
@@ -147,10 +147,12 @@ def test_the_name_of_an_ids_file_shows_a_prompting_of_its_own() -> None:
 def test_answers_and_times_that_are_there(tmp_path: Path) -> None:
     wanted = {"a": request_sha("a"), "b": request_sha("b", "other")}
     path = tmp_path / "responses.jsonl"
-    assert jobs.answered(path, wanted) == jobs.timed(path) == set()
+    assert jobs.answered(path, wanted) == jobs.timed(path, 5) == set()
     path.write_text("".join(response(name).model_dump_json() + "\n" for name in "abc"))
     assert jobs.answered(path, wanted) == {"a"}
-    assert jobs.timed(path) == {"a", "b", "c"}
+    path.write_text("".join(timing(name).model_dump_json() + "\n" for name in "abc"))
+    assert jobs.timed(path, 5) == {"a", "b", "c"}
+    assert jobs.timed(path, 6) == set()
 
 
 def test_a_tokenising_job_sees_no_weights(bench: Bench, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ STATUSES = [
 
 
 @pytest.mark.parametrize(("places", "options", "status", "missing", "source", "accepted", "words"), STATUSES)
-def test_status_with_its_reason(  # noqa: PLR0917
+def test_status_with_its_reason(
     loader: Loader,
     places: list[OnDisk],
     options: dict[str, bool],

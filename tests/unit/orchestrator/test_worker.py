@@ -256,7 +256,7 @@ def test_a_tokenising_task(bench: Bench, engine: FakeEngine) -> None:
         (FakeProcess(code=0), {}, "killed", True, "without a last word"),
     ],
 )
-def test_a_task_that_did_not(  # noqa: PLR0917
+def test_a_task_that_did_not(
     bench: Bench, engine: FakeEngine, process: FakeProcess, leaves: dict[str, str], outcome: str, retry: bool, detail: str
 ) -> None:  # fmt: skip
     engine.process, engine.leaves = process, leaves

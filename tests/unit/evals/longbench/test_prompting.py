@@ -17,7 +17,9 @@ CASES = {
     "question and prefix": (
         "Read.\n\nStory: {context}\n\nNow answer.\n\nQuestion: {input}\n\nAnswer:",
         [
-            ("instruction", "Read.\n\nStory: "), ("context", "C"), ("question", "\n\nNow answer.\n\nQuestion: Q\n\n"),
+            ("instruction", "Read.\n\nStory: "),
+            ("context", "C"),
+            ("question", "\n\nNow answer.\n\nQuestion: Q\n\n"),
             ("answer_prefix", "Answer:"),
         ],
     ),
@@ -35,7 +37,11 @@ CASES = {
     "a question before the text": (
         "Look for {input} here: {context}\nDone?\n",
         [
-            ("instruction", "Look for "), ("question", "Q"), ("instruction", " here: "), ("context", "C"), ("question", "\n"),
+            ("instruction", "Look for "),
+            ("question", "Q"),
+            ("instruction", " here: "),
+            ("context", "C"),
+            ("question", "\n"),
             ("answer_prefix", "Done?\n"),
         ],
     ),

@@ -46,7 +46,7 @@ DEPTHS = st.lists(st.floats(0, 1).map(lambda depth: round(depth, 3)), min_size=1
     more=st.integers(0, 2),
     seed=st.integers(0, 99),
 )
-def test_extending_a_task_leaves_its_requests_as_they_were(  # noqa: PLR0917
+def test_extending_a_task_leaves_its_requests_as_they_were(
     lengths: list[int], more_lengths: list[int], depths: list[float], more_depths: list[float], repeats: int, more: int, seed: int
 ) -> None:
     before = build({"lengths": {"words": lengths}, "depths": depths, "repeats": repeats}, seed)

@@ -39,7 +39,7 @@ NEEDLES = st.lists(st.integers(1, 4), min_size=1, max_size=2, unique=True)
     task=st.sampled_from(MANY), lengths=LENGTHS, more_lengths=LENGTHS, needles=NEEDLES, more_needles=NEEDLES, repeats=st.integers(1, 2),
     seed=st.integers(0, 99),
 )  # fmt: skip
-def test_extending_a_task_leaves_its_requests_as_they_were(  # noqa: PLR0917
+def test_extending_a_task_leaves_its_requests_as_they_were(
     task: str, lengths: list[int], more_lengths: list[int], needles: list[int], more_needles: list[int], repeats: int, seed: int
 ) -> None:
     before = build(task, {"lengths": {"words": lengths}, "needles": needles, "repeats": repeats}, seed)

@@ -48,7 +48,7 @@ def asked(question: str) -> list[str]:
         ("niah-multiquery", 1, 1, 1),
     ],
 )
-def test_needles(task: str, needles: int, names: int, queries: int, keys: str, values: str) -> None:  # noqa: PLR0917
+def test_needles(task: str, needles: int, names: int, queries: int, keys: str, values: str) -> None:
     many = {} if task == "niah-single" else {"needles": [needles]}
     for request, reference in build(task, keys=keys, values=values, **many):
         prompt = parts(request)

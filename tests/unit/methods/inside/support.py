@@ -142,7 +142,7 @@ def _windowed_forward(network: object, ids: list[int], split: tuple[int, int]) -
     sinks, local = split
     frequencies = network.base_model.rotary_emb.inv_freq.double()
 
-    def attend(module, query, key, value, attention_mask, scaling=None, softcap=None, sliding_window=None, **kwargs):  # noqa: PLR0917
+    def attend(module, query, key, value, attention_mask, scaling=None, softcap=None, sliding_window=None, **kwargs):
         group, length = query.shape[1] // key.shape[1], query.shape[2]
         k, v = key[0].repeat_interleave(group, 0), value[0].repeat_interleave(group, 0)
         near, used = (local, sinks) if not sliding_window or sliding_window > local else (sliding_window, 0)

@@ -8,7 +8,7 @@ import torch
 from methods.kv import attention
 
 
-def plain(  # noqa: PLR0917
+def plain(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float, window: int | None, softcap: float | None
 ) -> tuple:
     group = query.shape[1] // keys.shape[1]
