@@ -77,7 +77,8 @@ def main() -> None:
         left += max(columns * (CELL + GAP), 232) + 18
     model = rows[0]["result"]["model"]
     parts.append(
-        f'<text x="{LEFT}" y="{height - 10}" fill="#555">Passkey found, in percent. Down: where the key stands (0 start, 1 end). Across: words of text. Model: {escape(model)}.</text>'
+        f'<text x="{LEFT}" y="{height - 10}" fill="#555">Passkey found, in percent. '
+        f"Down: where the key stands (0 start, 1 end). Across: words of text. Model: {escape(model)}.</text>"
     )
     body = "\n".join(parts)
     out.write_text(

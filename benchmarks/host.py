@@ -167,10 +167,18 @@ def _fake_responses(ids: Path, out: Path) -> None:
         for line in lines:
             row = json.loads(line)
             response = {
-                "id": row["id"], "request_sha256": row["request_sha256"], "text": "12345.", "finish": "stop",
-                "tokens": {"given": 64, "truncated": 0, "generated": 6}, "given_sha256": row["given_sha256"], "fed_sha256": row["given_sha256"],
-                "batch": {"id": 0, "size": 1}, "time": {"prefill_s": 0.1, "decode_s": 0.1}, "memory": {"weights": 1, "peak": None}, "kv": None,
-            }  # fmt: skip
+                "id": row["id"],
+                "request_sha256": row["request_sha256"],
+                "text": "12345.",
+                "finish": "stop",
+                "tokens": {"given": 64, "truncated": 0, "generated": 6},
+                "given_sha256": row["given_sha256"],
+                "fed_sha256": row["given_sha256"],
+                "batch": {"id": 0, "size": 1},
+                "time": {"prefill_s": 0.1, "decode_s": 0.1},
+                "memory": {"weights": 1, "peak": None},
+                "kv": None,
+            }
             file.write(json.dumps(response) + "\n")
 
 

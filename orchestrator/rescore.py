@@ -40,8 +40,9 @@ def rescore(run: RunFolder) -> Summary:
             for one in plan.absent
             if one.kind == "not_run"
         ]
+        complete = all(row.result is not None and scoring.whole(row.result) for row in rows if row.status != "not_run")
         summary = Summary(
-            run=run.name, description="", longctx=__version__, finished_at=time.time(), complete=all(row.result is not None and scoring.whole(row.result) for row in rows if row.status != "not_run"),
+            run=run.name, description="", longctx=__version__, finished_at=time.time(), complete=complete,
             rows=tuple(rows), absent=plan.absent, aggregates=aggregates.of(rows),
         )  # fmt: skip
         write_summary(run, summary)

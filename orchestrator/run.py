@@ -231,10 +231,11 @@ class _Session:
             cells.set_aside_timing(folder, hardware)
 
     def _write(self, here: world.World, plan: Plan, models: Mapping[str, LockedModel]) -> Plan:
+        codes = sorted({(cell.method, cell.code_sha256) for cell in plan.cells})
         lock = Lock(
             run=self.run.name, longctx=__version__, created_at=time.time(), models=tuple(models.values()),
             environments=tuple(self._environments[name] for name in sorted(self._environments)),
-            methods=tuple(LockedMethod(name=name, code_sha256=sha256) for name, sha256 in sorted({(cell.method, cell.code_sha256) for cell in plan.cells})),
+            methods=tuple(LockedMethod(name=name, code_sha256=sha256) for name, sha256 in codes),
             tasks=plan.tasks,
         )  # fmt: skip
         write_document(self.run.lock, lock)
@@ -297,7 +298,8 @@ class _Session:
         rows += [_absent(one) for one in plan.absent if one.kind == "not_run"]
         complete = not ran.failed and all(row.result is not None and scoring.whole(row.result) for row in rows if row.status != "not_run")
         summary = Summary(
-            run=self.run.name, description=self.description, longctx=__version__, finished_at=time.time(), complete=complete, rows=tuple(rows),
+            run=self.run.name, description=self.description, longctx=__version__, finished_at=time.time(), complete=complete,
+            rows=tuple(rows),
             absent=plan.absent, timeline=self.clock.timeline(), aggregates=aggregates.of(rows),
         )  # fmt: skip
         write_summary(self.run, summary)
