@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from .contracts.request import Prompting
 from .contracts.result import Aggregate, BucketTime, Interval, Result, Row, Summary
 from .store import RunFolder, write, write_document
 
@@ -165,4 +166,16 @@ def footnote(summary: Summary) -> str:
             "prefill, decode and peak (above the weights): medians of a pass of their own at batch 1, "
             f"longest bucket (~{longest:,.0f} tokens)"
         )
-    return "\n".join([*reasons, "; ".join(parts) + "."])
+    return "\n".join([*reasons, *_promptings(summary), "; ".join(parts) + "."])
+
+
+def _promptings(summary: Summary) -> Sequence[str]:
+    """Return a line for each task whose prompts are made in another than the usual way: the score is one of that way, too."""
+    usual = Prompting()
+    lines = []
+    for row in ordered(summary.rows):
+        if row.result is not None and row.result.prompting != usual:
+            own = row.result.prompting
+            differs = [f"{name} {getattr(own, name)}" for name in Prompting.model_fields if getattr(own, name) != getattr(usual, name)]
+            lines.append(f"{row.task} on {row.model}: prompting: {', '.join(differs)}")
+    return tuple(dict.fromkeys(lines))

@@ -10,6 +10,7 @@ from rich.console import Console
 from unit.orchestrator.builders import result, row, summary
 
 from longctx.orchestrator import report
+from longctx.orchestrator.contracts.request import Prompting
 from longctx.orchestrator.contracts.result import BucketTime, CellBytes, Counts, Interval, Result, Speed, Summary
 from longctx.orchestrator.store import RunFolder, read_document
 
@@ -94,6 +95,13 @@ def test_random_weights_are_told() -> None:
 )
 def test_sizes(value: float | None, text: str) -> None:
     assert report.size(value) == text
+
+
+def test_the_footnote_names_prompting_that_is_not_the_usual() -> None:
+    unusual = Prompting(max_prompt_tokens=3500, truncate="middle", bos="double")
+    told = report.footnote(summary([row(), row(result=result(prompting=unusual)), row(result=result(prompting=unusual))]))
+    (line,) = [line for line in told.splitlines() if "prompting" in line]
+    assert line.endswith("prompting: max_prompt_tokens 3500, truncate middle, bos double")
 
 
 def test_the_footnote_says_what_the_columns_mean() -> None:
