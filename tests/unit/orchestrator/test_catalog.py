@@ -64,7 +64,7 @@ def test_a_folder_on_the_path_that_is_not_there_is_named(tmp_path: Path) -> None
 
 
 def test_a_folder_found_twice_is_one_method(tmp_path: Path) -> None:
-    write_samples(tmp_path)
+    write_method(tmp_path / "methods" / "sinks", METHODS["sinks"])
     path = os.pathsep.join([str(tmp_path), str(tmp_path / "methods" / "..")])
     assert "sinks" in find_catalog({"LONGCTX_PATH": path}).names()
 

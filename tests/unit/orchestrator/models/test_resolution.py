@@ -124,7 +124,7 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path, settings: Settings) -> None:
         "float16",
         {"rope_theta": 5.0},
     )
-    assert (locked.job.path, locked.job.weights, locked.template, locked.special) == ("model", "files", "T", False)
+    assert (locked.job.path, locked.job.weights, locked.job.template, locked.special) == ("model", "files", "T", False)
     assert resolve(spec(f"path:{folder}", window=9), settings=settings, report=silent).job.window == 9
 
 
