@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from .base import Contract, Count, Name, RequestId, Scalar, Seconds, TaskName
+from .base import Contract, Count, Name, Scalar, Seconds, TaskName
 from .job import Attention, DeviceKind, Dtype
 from .request import Prompting
 
@@ -155,10 +155,3 @@ class EnvironmentSpec(Contract):
     torch: dict[DeviceKind, str] = Field(description="torch's version by device")
     lock: str = "requirements.lock"
     imports: tuple[str, ...] = Field(description="modules that must import for the environment to count as made")
-
-
-class RequestSelection(Contract):
-    """Names one request of one cell (``longctx debug``)."""
-
-    cell: str
-    id: RequestId
