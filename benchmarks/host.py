@@ -114,6 +114,7 @@ def one_memory(count: int) -> dict[str, Any]:
         "timing": {"per_bucket": 0},
     }
     marks: dict[str, float] = {}
+    peaks: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["LONGCTX_CACHE"] = f"{folder}/cache"
         path = Path(folder) / "m.yaml"
@@ -125,6 +126,8 @@ def one_memory(count: int) -> dict[str, Any]:
         for task in known.tasks.values():
             taskstore.place(task, run)
         marks["build_s"] = time.perf_counter() - start
+        peaks["build"] = peak_rss()
+        forget_peak()
         plan = world.make_plan(here, known, run, Options(run="many"))
         (cell,) = plan.cells
         name = jobs.ids_name(cell.model, cell.task, plain(cell.prompting))
@@ -136,23 +139,38 @@ def one_memory(count: int) -> dict[str, Any]:
         variant = here.loaded.variants[0]
         jobs.generate(run, plan, lock, plan.jobs[0], attempt, folders(variant.environment, variant.method.folder), settings.cache)
         marks["job_s"] = time.perf_counter() - start
+        peaks["job"] = peak_rss()
+        forget_peak()
         _fake_responses(run.ids(name), attempt.out / f"{cell.cell}.responses.jsonl")
         start = time.perf_counter()
         cells.collect(run, {cell.cell: cell}, dead=True)
         marks["merge_s"] = time.perf_counter() - start
+        peaks["merge"] = peak_rss()
+        forget_peak()
         start = time.perf_counter()
         result = scoring.score_cell(run, cell, plan.tasks[0], model, plan.seed)
         marks["score_s"] = time.perf_counter() - start
+        peaks["score"] = peak_rss()
+        forget_peak()
         if result.counts.scored != count:
             raise SystemExit(f"scored {result.counts.scored} of {count}")
-    peak = peak_rss()
-    return {"requests": count, "peak_rss_bytes": peak, **{name: round(value, 2) for name, value in marks.items()}}
+    return {
+        "requests": count,
+        "peak_rss_bytes": max(peaks.values()),
+        "peaks": peaks,
+        **{name: round(value, 2) for name, value in marks.items()},
+    }
 
 
 def peak_rss() -> int:
     """Peak memory of this very process, bytes; ``ru_maxrss`` would carry over that of the process it was started by."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+
+
+def forget_peak() -> None:
+    """Start a new peak from what is resident now, so that each phase has its own (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _fake_ids(requests: Path, out: Path) -> None:

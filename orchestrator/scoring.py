@@ -5,9 +5,12 @@ One response is in memory at a time. What failed scores null and keeps its place
 
 import json
 import statistics
+import sys
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from ..evals import registry
@@ -22,7 +25,7 @@ from .contracts.request import Reference
 from .contracts.response import SCORED, Response, Timing
 from .contracts.result import BucketTime, CellBytes, Counts, Interval, Result, Score, Speed
 from .errors import DataError, ScoreRefused
-from .jobs import ids_name, order
+from .jobs import ids_name, order, sized
 from .store import RunFolder, file_digest, lines, plain, read_document, read_lines, write_document, writing
 from .tasks import eval_sha256
 
@@ -33,7 +36,7 @@ _WORST: Sequence[Isolation] = ("none", "partial", "full")
 class _Totals:
     """What is kept while the responses go by: a number a request at most."""
 
-    values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    values: dict[str, "array[float]"] = field(default_factory=lambda: defaultdict(lambda: array("d")))
     clusters: list[str] = field(default_factory=list)
     axes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     finish: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -46,9 +49,17 @@ class _Totals:
 
 
 def _paired(run: RunFolder, cell: PlannedCell) -> Iterator[tuple[Reference, Response | None]]:
-    """Pair every reference with the response to its very request, or None. One response in memory, and an offset for each."""
+    """Pair every reference with the response to its very request, or None.
+
+    Merged files stand in the task's order and are read side by side, one line of each in memory. Where they do not (the task lost
+    requests, or lists them otherwise, since the answers were merged), an offset for each response is kept.
+    """
     path = run.cell(cell.cell) / "responses.jsonl"
-    wanted = {one.id: one.request_sha256 for one in order(run.ids(ids_name(cell.model, cell.task, plain(cell.prompting))))}
+    ids = run.ids(ids_name(cell.model, cell.task, plain(cell.prompting)))
+    if _side_by_side(ids, run.references(cell.task), path):
+        yield from _joined(ids, run.references(cell.task), path)
+        return
+    wanted = {one.id: one.request_sha256 for one in order(ids)}
     places: dict[str, tuple[int, int]] = {}
     offset = 0
     for line in lines(path):
@@ -64,6 +75,27 @@ def _paired(run: RunFolder, cell: PlannedCell) -> Iterator[tuple[Reference, Resp
                 file.seek(start)
                 response = Response.model_validate_json(file.read(length))
             yield reference, response
+
+
+def _side_by_side(ids: Path, references: Path, responses: Path) -> bool:
+    """Whether ids and references list the same requests, and the responses some of them, all in one order."""
+    pairs = zip_longest(sized(ids), lines(references))
+    if not all(one is not None and line is not None and one.id == json.loads(line)["id"] for one, line in pairs):
+        return False
+    rest = sized(ids)  # each look goes on where the last one stopped
+    return all(any(one.id == name for one in rest) for name in (json.loads(line)["id"] for line in lines(responses)))
+
+
+def _joined(ids: Path, references: Path, responses: Path) -> Iterator[tuple[Reference, Response | None]]:
+    """Read the three files side by side."""
+    answers = (Response.model_validate_json(line) for line in lines(responses))
+    ahead = next(answers, None)
+    for one, reference in zip(sized(ids), read_lines(references, Reference), strict=True):
+        if ahead is not None and ahead.id == one.id:
+            yield reference, ahead if ahead.request_sha256 == one.request_sha256 else None
+            ahead = next(answers, None)
+        else:
+            yield reference, None
 
 
 def score_cell(run: RunFolder, cell: PlannedCell, task: PlannedTask, model: LockedModel, seed: int) -> Result:
@@ -106,7 +138,7 @@ def _one(one: Eval, task: str, reference: Reference, response: Response | None, 
             totals.clusters.append(reference.cluster)
             for axis in one.axes:
                 if axis in reference.axes:
-                    totals.axes[axis].append(str(reference.axes[axis]))
+                    totals.axes[axis].append(sys.intern(str(reference.axes[axis])))
             _add_bytes(response, totals)
     return Score(id=reference.id, metrics=metrics, cluster=reference.cluster, axes=reference.axes)
 
@@ -142,9 +174,9 @@ def _result(
             update={"zeros": sum(values) / totals.requests if totals.requests else None}
         )
         # Where nothing was scored the headline still stands there: no mean, and what all failures as zero come to.
-        for key, values in (totals.values or {one.metric: []}).items()
+        for key, values in (totals.values or {one.metric: array("d")}).items()
     }
-    headline = totals.values.get(one.metric, [])
+    headline = totals.values.get(one.metric, array("d"))
     finish = totals.finish
     return Result(
         cell=cell.cell, label=cell.label, variant=cell.variant, method=cell.method, params=cell.params, model=cell.model,

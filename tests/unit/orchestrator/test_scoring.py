@@ -249,3 +249,18 @@ def test_an_eval_that_is_gone_is_named() -> None:
     with pytest.raises(DataError, match=r"gone/task cannot be scored: .*\nSet LONGCTX_PATH"):
         scoring.eval_now("gone/task")
     assert len(scoring.eval_now(TASK)) == 64
+
+
+def test_files_are_joined_side_by_side_only_where_they_stand_in_one_order(tmp_path: Path) -> None:
+    for name, rows in {"ids": "abc", "references": "abc", "some": "ac", "turned": "ca", "more": "abcd"}.items():
+        lines = [{"id": row, "request_sha256": row, "ids": []} for row in rows]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def fits(references: str, responses: str) -> bool:
+        return scoring._side_by_side(tmp_path / "ids", tmp_path / references, tmp_path / responses)
+
+    assert fits("references", "some")
+    assert fits("references", "references")
+    assert not fits("references", "turned")
+    assert not fits("references", "more")
+    assert not fits("turned", "some")
