@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from . import ending, lifeline, work
+from . import ending, kernels, lifeline, work
 from .attempt import Attempt
 from .device import Cpu
 from .emit import Events, ExitFile
@@ -43,10 +43,14 @@ def main() -> int:
     try:
         job = read(root)
         attempt = Attempt(job, out, Events(out), stop, Cpu())
+        if warning := kernels.seed(root, os.environ):
+            attempt.events.warn(warning)
         work.do(attempt)
     except BaseException as error:  # the last word must be written whatever was raised, a panic inside a tokenizer included
         ended = _ending(error)
     stop.at_once = False
+    if attempt:
+        _keep_kernels(root, attempt, ended is None)
     phase, answered = (attempt.phase, attempt.answered) if attempt else ("start", 0)
     if ended is None:
         exit_file.write("done", phase, "ok", "", answered)
@@ -54,6 +58,19 @@ def main() -> int:
     exit_file.write(ended.status, phase, ended.reason, str(ended), answered)
     print(f"runner: {ended.status} ({ended.reason}): {ended}", file=sys.stderr)
     return ended.code
+
+
+def _keep_kernels(root: Path, attempt: Attempt, ended_well: bool) -> None:
+    """Leave new compiled kernels for later jobs. They are a convenience: whatever goes wrong here is told and changes nothing."""
+    try:
+        warning = kernels.keep(root, attempt.out, os.environ, ended_well)
+    except Exception as error:  # the last word is not written yet
+        traceback.print_exc(file=sys.stderr)
+        warning = f"compiled kernels were not kept for later jobs: {type(error).__name__}: {error}"
+    if warning:
+        print(f"runner: {warning}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            attempt.events.warn(warning)
 
 
 def _ending(error: BaseException) -> Ending:
