@@ -1,4 +1,8 @@
-"""Which environments exist: one folder each with ``environment.yaml`` and a hashed lock, inside longctx or named by ``$LONGCTX_PATH``."""
+"""Which environments exist: one folder each with ``environment.yaml`` and a hashed lock, inside longctx or named by ``$LONGCTX_PATH``.
+
+One called ``system`` may lie beside the settings file: the host's own Python, recorded by ``longctx config system`` and not locked. It
+stands in for the environment that it is like, wherever a method or a model names that one; manifests stay as they are.
+"""
 
 import hashlib
 import json
@@ -12,10 +16,13 @@ from pydantic import ValidationError
 
 from .contracts.manifest import EnvironmentSpec
 from .errors import ManifestError
+from .settings import config_path
 
 OWN = Path(__file__).parent.parent / "images"
 """The environments that longctx brings."""
 FILE = "environment.yaml"
+SYSTEM = "system"
+"""The name of the environment that was recorded from the host's own Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +39,34 @@ class Environment:
         return self.folder / self.spec.lock
 
 
+def own_place() -> Path:
+    """Return the folder for environments of this host alone: ``images/`` beside the settings file."""
+    return config_path().parent / "images"
+
+
+def recorded() -> Environment | None:
+    """Return the host's own Python as it was recorded, or None. Raises ManifestError if its files are wrong."""
+    folder = own_place() / SYSTEM
+    found = read_environment(folder) if (folder / FILE).is_file() else None
+    return found if found is not None and found.spec.system is not None else None
+
+
+def in_force(name: str) -> str:
+    """Return the environment that serves what asks for ``name``: the host's own where it was recorded in that one's stead."""
+    own = recorded()
+    return SYSTEM if own is not None and own.spec.system is not None and own.spec.system.like == name else name
+
+
+def as_written(name: str) -> str:
+    """Return how methods call the environment ``name``: the one that it stands in for, if it is the host's own."""
+    own = recorded() if name == SYSTEM else None
+    return own.spec.system.like if own is not None and own.spec.system is not None else name
+
+
 def search_path() -> tuple[Path, ...]:
-    """Return the folders that hold environments: longctx's own, then ``images/`` of each folder in ``$LONGCTX_PATH``."""
+    """Return the folders that hold environments: longctx's own, ``images/`` of each folder in ``$LONGCTX_PATH`` and beside the settings."""
     outside = [Path(part).expanduser() / "images" for part in os.environ.get("LONGCTX_PATH", "").split(os.pathsep) if part]
-    return (OWN, *outside)
+    return (OWN, *outside, own_place())
 
 
 def environment_folders() -> dict[str, Path]:
@@ -88,17 +119,22 @@ def _read(folder: Path, files: tuple[tuple[str, int, int], ...]) -> Environment:
     import yaml
 
     file = folder / FILE
+    again = "`longctx config system` records it again, `longctx config system --remove` forgets it." if folder.name == SYSTEM else ""
     try:
         spec = EnvironmentSpec.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
         lock = (folder / spec.lock).read_text(encoding="utf-8")
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise ManifestError(f"{file}: {key}: {first['msg']}", f"Allowed keys: {', '.join(EnvironmentSpec.model_fields)}.") from error
+        raise ManifestError(
+            f"{file}: {key}: {first['msg']}", again or f"Allowed keys: {', '.join(EnvironmentSpec.model_fields)}."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{file}: {error}", "Mend that file; images/tf5 is an example.") from error
+        raise ManifestError(f"{file}: {error}", again or "Mend that file; images/tf5 is an example.") from error
     except OSError as error:
-        raise ManifestError(f"{error.filename}: {error.strerror}", "It needs its lock: `python3 images/lock.py` makes it.") from error
+        raise ManifestError(
+            f"{error.filename}: {error.strerror}", again or "It needs its lock: `python3 images/lock.py` makes it."
+        ) from error
     if spec.name != folder.name:
         raise ManifestError(f"{file}: name is {spec.name!r}, but the folder is {folder.name!r}", "Make them equal.")
     if wrong := [version for version in spec.python if not re.fullmatch(r"3\.\d+", version)]:
@@ -109,5 +145,6 @@ def _read(folder: Path, files: tuple[tuple[str, int, int], ...]) -> Environment:
 def spec_sha256(spec: EnvironmentSpec, lock: str) -> str:
     """Return the hash of what decides which packages an environment holds: not its summary, and no comment of the lock."""
     lines = [stripped for line in lock.splitlines() if (stripped := line.strip()) and not stripped.startswith("#")]
-    canonical = json.dumps({"spec": spec.model_dump(mode="json", exclude={"summary"}), "lock": lines}, sort_keys=True)
+    left_out = {"summary"} if spec.system is not None else {"summary", "system"}
+    canonical = json.dumps({"spec": spec.model_dump(mode="json", exclude=left_out), "lock": lines}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

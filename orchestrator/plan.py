@@ -216,8 +216,8 @@ def _cell(identity: Identity, manifest: Manifest, facts: Facts, seen: Inspection
     lengths = seen.lengths.get(ids)
     return PlannedCell(
         cell=identity.name, label=variant.label, variant=variant.name, method=variant.method.name, params=dict(variant.params),
-        model=cell.model.name, task=task.planned.key, environment=variant.environment.name, family=variant.family,
-        policy=variant.environment.policy, prompting=cell.eval.prompting, config_sha256=identity.config_sha256,
+        model=cell.model.name, task=task.planned.key, environment=variant.environment.name, locked=variant.instead_of is None,
+        family=variant.family, policy=variant.environment.policy, prompting=cell.eval.prompting, config_sha256=identity.config_sha256,
         code_sha256=identity.code_sha256, status=status, reason=reason, requests=task.planned.requests, missing=missing, source=source,
         accepted_code=accepted, batch=batch, estimate=_estimate(identity, facts, lengths),
     )  # fmt: skip

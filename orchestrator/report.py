@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 CSV_COLUMNS = (
-    "label", "model", "task", "environment", "status", "reason", "metric", "score", "low", "high", "n", "requests", "oom", "too_long",
-    "error", "zeros", "kv_bytes", "kv_analytic", "kv_full", "kv_host", "ratio", "ratio_analytic", "bucket_tokens", "prefill_s",
+    "label", "model", "task", "environment", "locked", "status", "reason", "metric", "score", "low", "high", "n", "requests", "oom",
+    "too_long", "error", "zeros", "kv_bytes", "kv_analytic", "kv_full", "kv_host", "ratio", "ratio_analytic", "bucket_tokens", "prefill_s",
     "decode_tokens_per_s", "peak_bytes", "weights_bytes", "isolation", "engine", "random_weights", "cell", "config_sha256", "code_sha256",
 )  # fmt: skip
 
@@ -32,8 +32,8 @@ def write_summary(run: RunFolder, summary: Summary) -> None:
 
 def _csv(row: Row) -> Mapping[str, object]:
     values: dict[str, object] = {
-        "label": row.label, "model": row.model, "task": row.task, "environment": row.environment, "status": row.status,
-        "reason": row.reason,
+        "label": row.label, "model": row.model, "task": row.task, "environment": row.environment, "locked": row.locked,
+        "status": row.status, "reason": row.reason,
     }  # fmt: skip
     result = row.result
     if result is None:
@@ -89,8 +89,9 @@ def table(summary: Summary) -> "Table":
         made.add_column(name, no_wrap=name == "method", overflow="fold")
     for name in ("score", "95 % interval", "n", "KV held", "ratio", "prefill", "decode", "peak", "isolation"):
         made.add_column(name, justify="left" if name == "isolation" else "right")
+    marked = _marked(summary)
     for row in ordered(summary.rows):
-        cells = ([row.model] if several_models else []) + ([row.task] if several_tasks else []) + [row.label, row.environment]
+        cells = ([row.model] if several_models else []) + ([row.task] if several_tasks else []) + [row.label, marked[row.environment]]
         made.add_row(*(Text(cell) for cell in cells), *(Text(cell) for cell in _figures(row)))
     return made
 
@@ -112,8 +113,9 @@ def averages(summary: Summary) -> "Table":
         made.add_column(name, no_wrap=name == "method", overflow="fold")
     for name in names:
         made.add_column(name, justify="right", overflow="fold")
+    marked = _marked(summary)
     for (model, label, environment, prompting), found in groups.items():
-        cells = ([model] if several_models else []) + [label, environment] + ([prompting] if several_promptings else [])
+        cells = ([model] if several_models else []) + [label, marked[environment]] + ([prompting] if several_promptings else [])
         made.add_row(*map(Text, cells), *(Text(_average(found.get(name))) for name in names))
     return made
 
@@ -166,7 +168,15 @@ def footnote(summary: Summary) -> str:
             "prefill, decode and peak (above the weights): medians of a pass of their own at batch 1, "
             f"longest bucket (~{longest:,.0f} tokens)"
         )
-    return "\n".join([*reasons, *_promptings(summary), "; ".join(parts) + "."])
+    recorded = [f"{mark}: the host's own packages, recorded, not locked" for name, mark in _marked(summary).items() if mark != name]
+    return "\n".join([*reasons, *_promptings(summary), *recorded, "; ".join(parts) + "."])
+
+
+def _marked(summary: Summary) -> Mapping[str, str]:
+    """Return how tables call each environment: with a star where its packages are only recorded."""
+    unlocked = {row.environment for row in summary.rows if not row.locked}
+    names = dict.fromkeys(row.environment for row in summary.rows)
+    return {name: f"{name}*" if name in unlocked else name for name in names}
 
 
 def _promptings(summary: Summary) -> Sequence[str]:

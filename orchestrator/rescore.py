@@ -30,6 +30,7 @@ def rescore(run: RunFolder) -> Summary:
                     model=cell.model,
                     task=cell.task,
                     environment=cell.environment,
+                    locked=cell.locked,
                     status="RESCORE" if result else "failed",
                     reason="" if result else "no answer",
                     result=result,

@@ -290,6 +290,7 @@ class _Session:
                     model=cell.model,
                     task=cell.task,
                     environment=cell.environment,
+                    locked=cell.locked,
                     status=cell.status if result else "failed",
                     reason=reason,
                     result=result,

@@ -21,7 +21,7 @@ from .contracts.job import Job, Limits
 from .contracts.outcome import Exit, Isolation, Loaded, Outcome, Verdict
 from .contracts.plan import Lock, Plan, PlannedJob, TokeniseTask
 from .engines.base import ContainerSpec, Ended, Engine, Process
-from .environments import find_environment
+from .environments import as_written, find_environment
 from .errors import EngineUnavailable, EnvironmentFailed, Interrupted, LongctxError, ManifestError, StorageError
 from .events import Tail
 from .failure import RULES, judge
@@ -120,7 +120,7 @@ def _required(plan: Plan, planned: PlannedJob) -> Mapping[str, Path]:
     methods = {method.name: method for method in map(read_method, map(Path, plan.method_folders))}
     parts = []
     for name in {by_name[cell].method for cell in planned.cells}:
-        environment = next(one for one in methods[name].spec.environments if one.name == planned.environment)
+        environment = next(one for one in methods[name].spec.environments if one.name == as_written(planned.environment))
         needed = folders(environment, methods[name].folder)
         planned_code = {by_name[cell].code_sha256 for cell in planned.cells if by_name[cell].method == name}
         if planned_code != {code_digest(needed)}:

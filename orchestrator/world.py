@@ -12,7 +12,7 @@ from .contracts.job import DeviceKind
 from .contracts.manifest import ModelSpec
 from .contracts.plan import LockedModel, Plan
 from .engines.base import Engine, Report
-from .environments import find_environment
+from .environments import find_environment, recorded
 from .errors import EngineUnavailable
 from .jobs import ids_name
 from .manifest.expand import expand
@@ -70,7 +70,15 @@ def look(loaded: LoadedManifest, settings: Settings, engine: str, report: Report
         model.spec.name: models.resolve(model.spec, settings=settings, report=report) if fetch else models.find(model.spec, settings)
         for model in loaded.models
     }
-    return World(loaded=loaded, settings=settings, engine=choose_engine(engine, settings), device=device, models=found)
+    return World(loaded=loaded, settings=settings, engine=choose_engine(_fitting(engine, loaded), settings), device=device, models=found)
+
+
+def _fitting(wanted: str, loaded: LoadedManifest) -> str:
+    """Return the engine that can use the host's own Python, where the manifest meets it and the choice is open; else ``wanted``."""
+    own = recorded()
+    if wanted != "auto" or own is None or own.spec.system is None or own.spec.name not in _environment_names(loaded):
+        return wanted
+    return "venv" if own.spec.system.image is None else "docker"
 
 
 def facts(world: World, *, build: bool, count: Counter | None = None, unavailable: Mapping[str, str] | None = None) -> Facts:

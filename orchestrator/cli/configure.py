@@ -8,10 +8,16 @@ import typer
 from . import app
 from .shared import console
 
+config = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+app.add_typer(config, name="config")
 
-@app.command(epilog="Example:\n\n  longctx config")
-def config() -> None:
+
+@config.callback(invoke_without_command=True, epilog="Example:\n\n  longctx config")
+def show(context: typer.Context) -> None:
     """Show the host's settings: the file, every value in force and what it means."""
+    if context.invoked_subcommand is not None:
+        return
+    from ..environments import recorded
     from ..settings import Settings, config_path, load_settings
 
     settings = load_settings()
@@ -22,6 +28,37 @@ def config() -> None:
         value = getattr(settings, name)
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
         out.print(f"{name}: {shown}  # {field.description}", markup=False, soft_wrap=True)
+    if (own := recorded()) is not None and own.spec.system is not None:
+        out.print(f"# environment system, in place of {own.spec.system.like}: {own.spec.system.python}", markup=False, soft_wrap=True)
+
+
+@config.command(epilog="Examples:\n\n  longctx config system --like tf5 --python ~/torch/bin/python\n\n  longctx config system --remove")
+def system(
+    like: Annotated[str, typer.Option("--like", help="The environment that it stands in for.")] = "tf5",
+    python: Annotated[str | None, typer.Option("--python", help="The interpreter; python3 on $PATH when absent.", metavar="PATH")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Forget what was recorded.")] = False,
+) -> None:
+    """Record a Python of this host that has torch and transformers, to run methods where nothing can be installed."""
+    import os
+
+    from ..system import carried, find_python, forget, record
+
+    out = console()
+    if remove:
+        folder = forget()
+        out.print(f"Removed {folder}." if folder else "No Python of this host is recorded.", markup=False, soft_wrap=True)
+        return
+    done = record(like, find_python(python), variables=carried(os.environ))
+    version = f"Python {done.spec.python[0]}, torch {done.spec.torch['cpu']} for {' and '.join(done.spec.torch)}"
+    lines = [
+        f"Recorded environment system: {version}, transformers {done.packages.get('transformers', 'none')}, {len(done.packages)} packages.",
+        *(f"Note: {note}." for note in done.notes),
+        f"Manifests stay as they are: what would run in {like} runs there now, on the engine venv, until the packages change.",
+        "Results mark it as system*: its packages are recorded, not locked.",
+        f"The record is in {done.folder}; `longctx config system --remove` forgets it.",
+    ]
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Examples:\n\n  longctx schema\n\n  longctx schema manifest")

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from .base import Contract, Count, Name, Scalar, Seconds, TaskName
+from .base import Contract, Count, Name, Scalar, Seconds, Sha256, TaskName
 from .job import Attention, DeviceKind, Dtype
 from .request import Prompting
 
@@ -146,6 +146,17 @@ class MethodSpec(Contract):
     estimate: str = Field(pattern=r"^[A-Za-z_]\w*:[A-Za-z_]\w*$", description="'file:function' beside method.yaml, standard library only")
 
 
+class SystemSpec(Contract):
+    """Where the packages of an environment come from that was found on the host: recorded as it is, not locked."""
+
+    like: Name = Field(description="the environment that it stands in for, wherever a method or a model names that one")
+    python: str = Field(description="path of its interpreter")
+    image: str | None = Field(default=None, description="the container image that holds the interpreter; the host itself when absent")
+    mounts: tuple[str, ...] = Field(default=(), description="folders of the host that the image needs")
+    variables: dict[str, str] = Field(default_factory=dict, description="what a module system sets for it, such as LD_LIBRARY_PATH")
+    torch_record_sha256: Sha256 | None = Field(default=None, description="of torch's RECORD as found")
+
+
 class EnvironmentSpec(Contract):
     """``environment.yaml``: a pinned Python and packages. The lock beside it holds everything but torch, which differs by device."""
 
@@ -155,3 +166,4 @@ class EnvironmentSpec(Contract):
     torch: dict[DeviceKind, str] = Field(description="torch's version by device")
     lock: str = "requirements.lock"
     imports: tuple[str, ...] = Field(description="modules that must import for the environment to count as made")
+    system: SystemSpec | None = Field(default=None, description="written by `longctx config system`: nothing is installed")

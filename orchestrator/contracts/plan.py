@@ -44,6 +44,7 @@ class PlannedCell(Contract):
     model: Name
     task: Name = Field(description="key of a planned task")
     environment: Name
+    locked: bool = Field(default=True, description="false where the environment's packages are only recorded")
     family: Name
     policy: str | None = None
     prompting: Prompting
@@ -151,7 +152,7 @@ class LockedEnvironment(Contract):
     packages: dict[str, str]
     torch_record_sha256: Sha256 | None = Field(default=None, description="of torch's RECORD as installed")
     image: str | None = None
-    locked: bool = True
+    locked: bool = Field(default=True, description="false where longctx found the packages and installed nothing")
 
 
 class LockedMethod(Contract):

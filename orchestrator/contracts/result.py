@@ -115,6 +115,7 @@ class Row(Contract):
     model: Name
     task: Name
     environment: Name
+    locked: bool = Field(default=True, description="false where the environment's packages are only recorded")
     status: Status | Literal["not_applicable", "not_run", "failed"]
     reason: str = ""
     result: Result | None = None

@@ -30,6 +30,16 @@ def torch_record() -> Optional[str]:  # noqa: UP045
     return hashlib.sha256("\n".join(sorted(kept)).encode()).hexdigest()
 
 
+def packages() -> dict[str, str]:
+    """Versions by lower-case name. Of two installs of one package the first on the path counts: that is the one which imports."""
+    held: dict[str, str] = {}
+    for found in importlib.metadata.distributions():
+        name, version = found.metadata["Name"], found.version
+        if name and version:  # what a failed install left has neither
+            held.setdefault(name.lower(), version)
+    return dict(sorted(held.items()))
+
+
 def main(modules: Sequence[str]) -> int:
     """Print versions, or the first module that does not import."""
     for name in modules:
@@ -39,10 +49,9 @@ def main(modules: Sequence[str]) -> int:
             print(json.dumps({"failed": name, "error": f"{type(error).__name__}: {error}"}))
             return 1
     torch = sys.modules.get("torch")
-    packages = {found.metadata["Name"].lower(): found.version for found in importlib.metadata.distributions()}
     answer = {
         "python": platform.python_version(),
-        "packages": dict(sorted(packages.items())),
+        "packages": packages(),
         "torch_record_sha256": torch_record(),
         "torch_cuda": torch.version.cuda if torch is not None else None,
     }

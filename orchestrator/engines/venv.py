@@ -1,5 +1,6 @@
-"""The venv engine: environments made by uv; each job a process with a clean environment, limits and, where permitted, no network.
+"""The venv engine: environments made by uv, or the host's own Python as recorded; each job a process of its own.
 
+A process has a clean environment, limits and, where permitted, no network.
 It isolates partly: files are not hidden and mounts are links, so nothing is really read-only. ``isolation_detail`` says what holds.
 """
 
@@ -15,17 +16,18 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..contracts.job import DeviceKind
-from ..contracts.manifest import EnvironmentSpec
+from ..contracts.manifest import EnvironmentSpec, SystemSpec
 from ..contracts.plan import LockedEnvironment
-from ..environments import Environment, find_environment
+from ..environments import Environment, find_environment, recorded
 from ..errors import EngineUnavailable, EnvironmentFailed, StorageError
 from ..settings import Settings
+from . import host
 from .base import ContainerSpec, Process, Report
 from .group import MARK, GroupProcess, remove_tree
-from .log import LogPump
+from .log import LogPump, Pipe
 from .uv import Uv, uv_environment
 from .venv_env import job_environment
 
@@ -55,17 +57,29 @@ class VenvEngine:
         try:
             self._uv_program()
         except FileNotFoundError:
+            if recorded() is not None:
+                return None  # that one needs no uv
             return "uv is missing; `python3 bootstrap.py` installs it"
         return None
 
     def find(self, environment: EnvironmentSpec, device: DeviceKind) -> LockedEnvironment | None:
-        """Return the environment if it is made already, with whichever of its Python versions."""
-        found = self._made(self._look_up(environment.name), device)
+        """Return the environment if it is made already, with whichever of its Python versions; a recorded one if it did not change."""
+        known = self._look_up(environment.name)
+        if known.spec.system is not None:
+            with contextlib.suppress(EnvironmentFailed):
+                return _as_recorded(known, known.spec.system, device)
+            return None
+        found = self._made(known, device)
         return found[1] if found else None
 
     def prepare(self, environment: EnvironmentSpec, device: DeviceKind, report: Report) -> LockedEnvironment:
-        """Make or find it. One maker at a time: others wait, then find it. Raises EnvironmentFailed, StorageError or EngineUnavailable."""
+        """Make or find it. One maker at a time: others wait, then find it. Raises EnvironmentFailed, StorageError or EngineUnavailable.
+
+        A recorded one is never made: it is looked at, and refused when it changed.
+        """
         known = self._look_up(environment.name)
+        if known.spec.system is not None:
+            return _as_recorded(known, known.spec.system, device)
         if found := self._made(known, device):
             return found[1]
         if reason := self.unavailable():
@@ -85,7 +99,10 @@ class VenvEngine:
 
     def python(self, environment: EnvironmentSpec, device: DeviceKind) -> Path:
         """Return the interpreter of an environment that is made. Raises EnvironmentFailed where it is not."""
-        found = self._made(self._look_up(environment.name), device)
+        known = self._look_up(environment.name)
+        if known.spec.system is not None:
+            return Path(known.spec.system.python)
+        found = self._made(known, device)
         if found is None:
             raise EnvironmentFailed(f"Environment {environment.name} is not made for {device} yet.", "`longctx run` makes it.")
         return found[0] / "bin" / "python"
@@ -104,7 +121,8 @@ class VenvEngine:
             raise StorageError(
                 f"{error.filename}: {error.strerror}.", "Free some space or check who owns it; then run it again."
             ) from error
-        allowed = probe(python)
+        library_path = spec.environment.system.variables.get("LD_LIBRARY_PATH") if spec.environment.system is not None else None
+        allowed = probe(python, library_path)
         limits = {"core": 0, "fsize": FILE_SIZE_BYTES, "nofile": OPEN_FILES}
         # Private writable memory, as near as a process alone can be limited. CUDA reserves address space far beyond what it uses.
         limited = spec.memory_bytes is not None and spec.device == "cpu"
@@ -126,7 +144,7 @@ class VenvEngine:
         )
         if popen.stdout is None:
             raise AssertionError("a pipe was asked for")
-        log = LogPump(popen.stdout, spec.log)  # type: ignore[arg-type]
+        log = LogPump(cast("Pipe", popen.stdout), spec.log)
         log.start()
         detail = {
             "clean_environment": True,
@@ -190,6 +208,15 @@ class VenvEngine:
         return locked
 
 
+def _as_recorded(known: Environment, system: SystemSpec, device: DeviceKind) -> LockedEnvironment:
+    if system.image is not None:
+        raise EnvironmentFailed(
+            f"Environment {known.spec.name} was recorded from the image {system.image}, which the venv engine cannot start.",
+            "Run it with `--engine docker`, or record a Python of this host: longctx config system --python PATH.",
+        )
+    return host.as_recorded(known, device, host.ask(host.direct(system.variables), system.python), "venv")
+
+
 def build_root(root: Path, spec: ContainerSpec) -> None:
     """Lay out the job's root as links, one a mount; folders between are real. Raises EnvironmentFailed for a bad target."""
     for mount in spec.mounts:
@@ -206,11 +233,12 @@ def build_root(root: Path, spec: ContainerSpec) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def probe(python: Path) -> dict[str, Any]:
+def probe(python: Path, library_path: str | None = None) -> dict[str, Any]:
     """Return what a process may give up on this host: ``{network: how or None, privileges: bool}``. Asked once an interpreter."""
     done = subprocess.run(
-        [str(python), "-I", "-S", str(LAUNCH), "--probe"], env={}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+        [str(python), "-I", "-S", str(LAUNCH), "--probe"], env={"LD_LIBRARY_PATH": library_path} if library_path else {},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     try:
         return dict(json.loads(done.stdout))
     except ValueError:

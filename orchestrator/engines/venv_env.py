@@ -1,12 +1,12 @@
 """The variables a job's process starts with: none of the caller's, so that no secret, path or switch of a person reaches a method."""
 
 import os
-from pathlib import Path
+from pathlib import PurePath
 
 from .base import ContainerSpec
 
 
-def base_environment(python: Path, *, home: Path, temporary: Path) -> dict[str, str]:
+def base_environment(python: PurePath, *, home: PurePath, temporary: PurePath) -> dict[str, str]:
     """Return what every process of an environment gets: an own home and own caches, no byte code, nothing fetched."""
     return {
         "PATH": f"{python.parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
@@ -30,10 +30,12 @@ def base_environment(python: Path, *, home: Path, temporary: Path) -> dict[str, 
     }
 
 
-def job_environment(spec: ContainerSpec, python: Path, root: Path, *, home: Path, temporary: Path) -> dict[str, str]:
+def job_environment(spec: ContainerSpec, python: PurePath, root: PurePath, *, home: PurePath, temporary: PurePath) -> dict[str, str]:
     """Return the variables of one job. On cuda only its GPUs are visible; where it has no list, those the scheduler left visible."""
     result = base_environment(python, home=home, temporary=temporary)
-    result["PYTHONPATH"] = str(root / "code")
+    if spec.environment.system is not None:
+        result.update(spec.environment.system.variables)
+    result["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root / "code"), result.get("PYTHONPATH"))))
     if spec.threads is not None:
         result.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(spec.threads)))
     if spec.device == "cpu" or spec.gpus:

@@ -93,7 +93,7 @@ def filter_problems(loaded: LoadedManifest) -> Iterator[Problem]:
         "model": tuple(model.spec.name for model in loaded.models),
         "method": tuple(dict.fromkeys(name for variant in loaded.variants for name in _method_names(variant))),
         "task": tuple(dict.fromkeys(name for task in loaded.evals for name in _task_names(task))),
-        "environment": tuple(dict.fromkeys(variant.environment.name for variant in loaded.variants)),
+        "environment": tuple(dict.fromkeys(name for variant in loaded.variants for name in _environment_names(variant))),
     }
     for kind, filters in (("include", loaded.manifest.include), ("exclude", loaded.manifest.exclude)):
         for index, each in enumerate(filters):
@@ -125,7 +125,7 @@ class _Matches:
             variants=frozenset(
                 i
                 for i, variant in enumerate(loaded.variants)
-                if _match(each.method, _method_names(variant)) and _match(each.environment, (variant.environment.name,))
+                if _match(each.method, _method_names(variant)) and _match(each.environment, _environment_names(variant))
             ),
             evals=frozenset(i for i, task in enumerate(loaded.evals) if _match(each.task, _task_names(task))),
             exact=all(pattern is not None and not _WILD & set(pattern) for pattern in (each.model, each.method)),
@@ -141,6 +141,10 @@ def _match(pattern: str | None, names: tuple[str, ...]) -> bool:
 
 def _method_names(variant: Variant) -> tuple[str, ...]:
     return (variant.method.name, variant.name, variant.label)
+
+
+def _environment_names(variant: Variant) -> tuple[str, ...]:
+    return (variant.environment.name, variant.instead_of) if variant.instead_of is not None else (variant.environment.name,)
 
 
 def _task_names(task: SelectedEval) -> tuple[str, ...]:

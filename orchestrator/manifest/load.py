@@ -11,6 +11,7 @@ from ...evals.base import Eval, ParameterError, RefusesTemplates, Size
 from ..catalog import Catalog, Method
 from ..contracts.manifest import Defaults, EvalSelection, Manifest, MethodSelection, ModelSpec
 from ..contracts.request import Prompting
+from ..environments import in_force
 from ..errors import ManifestError
 from .expand import filter_problems, matrix
 from .models import KnownModel, known_models, placed, source_problem, unknown_model
@@ -102,7 +103,7 @@ def _models(manifest: Manifest, folder: Path, files: tuple[Path, ...] | None, pr
 def _model(
     entry: str | ModelSpec, path: KeyPath, folder: Path, *, known: Mapping[str, KnownModel], defaults: Defaults, problems: Problems
 ) -> ModelSpec | None:
-    """Resolve one entry. A dtype: the entry's own, else the manifest's default, else that of models.yaml."""
+    """Resolve one entry. A dtype: the entry's own, else the manifest's default, else models.yaml's. Its environment: this host's."""
     if isinstance(entry, str):
         if entry not in known:
             problems.add(unknown_model(entry, known, path))
@@ -112,6 +113,7 @@ def _model(
         spec, own, note = placed(entry, folder), "dtype" in entry.model_fields_set, ""
     if wrong := source_problem(spec):
         problems.add(replace(wrong.under(path), message=wrong.message + note))
+    spec = spec.model_copy(update={"environment": in_force(spec.environment)})
     return spec if own or defaults.dtype is None else spec.model_copy(update={"dtype": defaults.dtype})
 
 

@@ -14,7 +14,7 @@ from .source import KeyPath, Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """A method with all its parameters bound, in one environment."""
+    """A method with all its parameters bound, in one environment: the one in force on this host, under its own name."""
 
     method: Method
     params: Mapping[str, Any]
@@ -26,6 +26,8 @@ class Variant:
     """How tables call it: the person's label, or ``name``."""
     path: KeyPath
     """Where the manifest selects it: ``('methods', i)``."""
+    instead_of: str | None = None
+    """The environment that the method names, where the host's own Python stands in for it: packages recorded, not locked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,15 +8,20 @@ from typing import Any
 from ..catalog import BadParametersError, Method
 from ..contracts.base import Scalar
 from ..contracts.manifest import MethodEnvironment, MethodSelection
+from ..environments import SYSTEM, as_written, in_force
 from .problems import Problem
 from .selected import Variant
 from .source import KeyPath
 
 
 def variants_of(selection: MethodSelection, method: Method, path: KeyPath) -> tuple[list[Variant], list[Problem]]:
-    """Return the selection's variants, and its mistakes with paths from the manifest's top. Pure."""
+    """Return the selection's variants, and its mistakes with paths from the manifest's top.
+
+    Pure, but that the host's own Python, where it was recorded, takes the place of the environment that it is like.
+    """
     problems: list[Problem] = []
     environment = _environment(selection, method, path, problems)
+    name_here = in_force(environment.name) if environment is not None else ""
     variants: list[Variant] = []
     varied = [name for name, value in selection.params.items() if isinstance(value, list) and len(value) > 1]
     for choice, places in _products(selection, path, problems):
@@ -32,7 +37,8 @@ def variants_of(selection: MethodSelection, method: Method, path: KeyPath) -> tu
             Variant(
                 method=method,
                 params=bound,
-                environment=environment,
+                environment=environment.model_copy(update={"name": name_here}),
+                instead_of=environment.name if name_here != environment.name else None,
                 family=environment.family or method.name,
                 name=name,
                 label=_label(selection.label, name, {key: bound[key] for key in varied}),
@@ -54,14 +60,16 @@ def _environment(selection: MethodSelection, method: Method, path: KeyPath, prob
     there = method.spec.environments
     if selection.environment is None:
         return there[0]
+    wanted = as_written(selection.environment)
     for environment in there:
-        if environment.name == selection.environment:
+        if environment.name == wanted:
             return environment
+    served = (SYSTEM,) if any(in_force(each.name) == SYSTEM for each in there) else ()
     problems.append(
         Problem(
             path=(*path, "environment"),
             message=f"{method.name} has no environment {selection.environment!r}",
-            options=tuple(each.name for each in there),
+            options=(*(each.name for each in there), *served),
             wrong=selection.environment,
         )
     )
