@@ -72,7 +72,7 @@ def take(out: Path, cache: Path, key: str) -> str | None:
         problem = f"{left}: the compiled kernels that the job left could not be taken: {error}"
     try:
         _remove(left)
-    except (OSError, RecursionError) as error:
+    except OSError as error:
         problem = problem or f"{left} could not be removed, remove it by hand: {error}"
     return problem
 
@@ -252,7 +252,24 @@ def _make(folder: Path, top: Path) -> None:
 
 
 def _remove(left: Path) -> None:
-    if stat.S_ISDIR(left.lstat().st_mode):
-        shutil.rmtree(left)
-    else:
+    """Remove what a job left. A hostile tree may be nested deeper than a walk goes, or be shut: then it is made flat first."""
+    if not stat.S_ISDIR(left.lstat().st_mode):
         left.unlink()
+        return
+    try:
+        shutil.rmtree(left)
+        return
+    except (OSError, RecursionError):
+        flat = Path(tempfile.mkdtemp(dir=left.parent, prefix=f".{left.name}."))
+    left.chmod(0o700)
+    waiting = [left.rename(flat / "0")]
+    count = 0
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(folder) as entries:
+            below = [folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for path in below:
+            count += 1
+            path.chmod(0o700)
+            waiting.append(path.rename(flat / str(count)))
+    shutil.rmtree(flat)

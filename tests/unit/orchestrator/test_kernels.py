@@ -234,6 +234,29 @@ def test_a_bad_tree_is_refused_whole(
     assert Path("/etc/passwd").exists()
 
 
+def test_a_tree_that_is_deeper_than_a_walk_goes_is_removed(cache: Path, out: Path) -> None:
+    descriptor = os.open(out / "kernels/inductor", os.O_RDONLY)
+    for _ in range(5000):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    told = kernels.take(out, cache, KEY)
+    assert told is not None and "lies deeper" in told
+    assert list(out.iterdir()) == []
+    assert held(kernels.seed(cache, KEY)) == {}
+
+
+def test_a_tree_that_is_shut_is_told_and_removed(cache: Path, out: Path) -> None:
+    (out / "kernels/inductor/ab").chmod(0)
+    if os.access(out / "kernels/inductor/ab", os.R_OK):
+        pytest.skip("this user opens everything")
+    told = kernels.take(out, cache, KEY)
+    assert told is not None and "Permission denied" in told
+    assert list(out.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
 def test_what_is_no_folder_is_removed_and_told(cache: Path, tmp_path: Path, kind: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
