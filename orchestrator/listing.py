@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import models
 from .catalog import Catalog, Method
 from .contracts.manifest import ModelSpec
+from .environments import in_force
 from .errors import DataError, UsageError
 from .manifest.models import known_models
 from .manifest.problems import nearest
@@ -39,11 +40,16 @@ def methods_table(catalog: Catalog) -> "Table":
     return made
 
 
+def _here(environment: str) -> str:
+    name = in_force(environment)
+    return "" if name == environment else f": on this host {name}"
+
+
 def method_page(method: Method) -> str:
     """Return everything that ``method.yaml`` says, for reading."""
     spec = method.spec
     lines = [f"{spec.name}: {spec.title}", *([f"Paper: {spec.paper}"] if spec.paper else []), "", " ".join(spec.summary.split()), ""]
-    lines += ["Environments:", *(f"  {one.name} (family {one.family or spec.name})" for one in spec.environments), ""]
+    lines += ["Environments:", *(f"  {one.name} (family {one.family or spec.name}){_here(one.name)}" for one in spec.environments), ""]
     if spec.parameters:
         lines.append("Parameters:")
         for name, one in spec.parameters.items():

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longctx.orchestrator import jobs
+from longctx.orchestrator import jobs, system
 from longctx.orchestrator.batches import Sized
 from longctx.orchestrator.contracts.cell import CellState
 from longctx.orchestrator.contracts.job import Batch, Job, JobCell, JobDevice, JobModel, TimingBucket, TimingPass
@@ -17,6 +18,7 @@ from longctx.orchestrator.contracts.plan import Lock, LockedModel, Plan, Planned
 from longctx.orchestrator.contracts.request import Ids, Prompting, Reference, Request
 from longctx.orchestrator.contracts.response import Response
 from longctx.orchestrator.contracts.result import CellBytes, Counts, Interval, Result, Row, Speed, Summary
+from longctx.orchestrator.engines.host import Run
 from longctx.orchestrator.store import RunFolder, canonical, digest, plain, write, write_document, write_lines
 
 TASK = "passkey/default"
@@ -174,6 +176,21 @@ def summary(rows: Iterable[Row], **more: Any) -> Summary:
         "run": "probe", "description": "", "longctx": "0", "finished_at": 1.0, "complete": True, "rows": tuple(rows), **more,
     }  # fmt: skip
     return Summary.model_validate(fields)
+
+
+HELD = {"torch": "2.12.0+cu128", "transformers": "5.23.1", "numpy": "2.3.0"}
+"""What the Python of a simulated host holds."""
+
+
+def answering(**changes: Any) -> Run:
+    """Return a host's Python that says what it holds, whatever it is asked."""
+    answer = {"python": "3.12.4", "packages": HELD, "torch_record_sha256": "b" * 64, "torch_cuda": "12.8"} | changes
+    return lambda argv: subprocess.CompletedProcess(list(argv), 0, json.dumps(answer) + "\n", "")
+
+
+def record_system(like: str = "tf5", **more: Any) -> system.Recorded:
+    """Record a Python as this host's; ``changes`` are in what it says of itself."""
+    return system.record(like, more.pop("python", "/host/python"), run=answering(**more.pop("changes", {})), **more)
 
 
 @dataclass

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from unit.orchestrator.builders import HELD, record_system
 
 from longctx.orchestrator import environments
 from longctx.orchestrator.errors import ManifestError
@@ -102,3 +103,42 @@ def test_every_environment_pins_one_transformers_version() -> None:
     }
     assert pinned["tf5"] == ["5.23.0"] and pinned["tf4.40"] == ["4.40.2"]
     assert all(len(versions) <= 1 for versions in pinned.values())
+
+
+def test_nothing_stands_in_where_nothing_was_recorded() -> None:
+    assert environments.recorded() is None
+    assert environments.in_force("tf5") == "tf5" and environments.as_written("system") == "system"
+
+
+def test_the_hosts_own_python_stands_in_for_what_it_is_like() -> None:
+    folder = record_system().folder
+    assert folder == environments.own_place() / "system" and "system" in environments.environment_names()
+    assert (environments.in_force("tf5"), environments.in_force("tf4.40")) == ("system", "tf4.40")
+    assert (environments.as_written("system"), environments.as_written("tf4.40")) == ("tf5", "tf4.40")
+    assert environments.find_environment("tf5").spec.system is None, "the environment itself stays what it is"
+
+
+def test_a_system_environment_without_its_section_stands_in_for_nothing() -> None:
+    folder = record_system().folder
+    file = folder / "environment.yaml"
+    file.write_text(file.read_text().partition("system:\n  like")[0])
+    assert environments.recorded() is None and environments.in_force("tf5") == "tf5"
+
+
+@pytest.mark.parametrize("damage", ["imports: [json", "pins: 1\n", None])
+def test_a_damaged_record_says_how_it_is_made_anew(damage: str | None) -> None:
+    folder = record_system().folder
+    if damage is None:
+        (folder / "requirements.lock").unlink()
+    else:
+        (folder / "environment.yaml").write_text(damage)
+    with pytest.raises(ManifestError, match=r"images/system[\s\S]*`longctx config system` records it again"):
+        environments.in_force("tf5")
+
+
+def test_the_hash_covers_what_was_recorded() -> None:
+    hashes = set()
+    for changes in ({}, {"torch_record_sha256": "c" * 64}, {"packages": HELD | {"numpy": "2.3.1"}}):
+        record_system(changes=changes)
+        hashes.add(environments.find_environment("system").sha256)
+    assert len(hashes) == 3

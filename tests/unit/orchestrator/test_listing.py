@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from unit.orchestrator.builders import record_system
 from unit.orchestrator.manifest.samples import write_samples
 
 from longctx.orchestrator import listing
@@ -107,3 +108,10 @@ def test_wrong_parameters_are_named_and_nothing_is_written(tmp_path: Path, setti
     with pytest.raises(UsageError, match=told):
         listing.write_prompts("passkey/default", pairs, 42, tmp_path / "out.jsonl", settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_method_says_where_the_hosts_own_python_serves_it(catalog: Catalog) -> None:
+    method = catalog.get("full-kv")
+    assert "on this host" not in listing.method_page(method)
+    record_system()
+    assert "  tf5 (family kv): on this host system\n" in listing.method_page(method)

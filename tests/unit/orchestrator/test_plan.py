@@ -172,6 +172,13 @@ def test_an_environment_that_cannot_be_had_is_not_run(loader: Loader) -> None:
     assert (absent.kind, absent.environment, absent.reason) == ("not_run", "tf4.40", "no Python 3.11")
 
 
+def test_cells_in_the_hosts_own_python_say_that_it_is_not_locked(loader: Loader) -> None:
+    assert Made(loader).cell().locked
+    builders.record_system()
+    cell = Made(loader, environments={"system": "9" * 64, "tf5": "5" * 64}).cell()
+    assert (cell.environment, cell.locked, cell.family) == ("system", False, "kv") and ".system--" in cell.cell
+
+
 def test_what_does_not_apply_comes_with_its_reason(loader: Loader) -> None:
     text = BASE.replace("params: {keep: 0.5}", "params: {keep: 0.5}\n  - method: quant\n    params: {bits: 2}")
     (absent,) = Made(loader, text).absent

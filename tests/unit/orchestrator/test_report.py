@@ -11,7 +11,7 @@ from unit.orchestrator.builders import result, row, summary
 
 from longctx.orchestrator import report
 from longctx.orchestrator.contracts.request import Prompting
-from longctx.orchestrator.contracts.result import BucketTime, CellBytes, Counts, Interval, Result, Speed, Summary
+from longctx.orchestrator.contracts.result import Aggregate, BucketTime, CellBytes, Counts, Interval, Result, Speed, Summary
 from longctx.orchestrator.store import RunFolder, read_document
 
 
@@ -143,3 +143,16 @@ def test_every_column_is_filled_by_some_row() -> None:
     for one in [*ROWS, row(result=result(kv=CellBytes(at="end", device=1, host=1, analytic=1, full=1, ratio=1, ratio_analytic=1)))]:
         every |= {key: value for key, value in report._csv(one).items() if value not in (None, "")}
     assert set(report.CSV_COLUMNS) == set(every)
+
+
+def test_an_environment_that_is_only_recorded_has_a_star() -> None:
+    rows = [row(environment="system", locked=False), row("other"), row("kivi", environment="system", status="not_run", result=None)]
+    one = Aggregate(name="average", eval="e", label="full-kv", model="tiny", environment="system", score=50.0, tasks=("e/a",))
+    made = summary(rows, aggregates=(one, one.model_copy(update={"environment": "tf5"})))
+    assert shown(made).count("system*") == 2 and "tf5*" not in shown(made)
+    out = io.StringIO()
+    Console(width=160, file=out).print(report.averages(made))
+    assert out.getvalue().count("system*") == 1 and "tf5*" not in out.getvalue()
+    assert "system*: the host's own packages, recorded, not locked" in report.footnote(made).splitlines()
+    assert "recorded" not in report.footnote(summary([row()]))
+    assert [report._csv(each)["locked"] for each in rows[:2]] == [False, True]

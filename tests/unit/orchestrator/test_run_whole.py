@@ -5,14 +5,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from unit.orchestrator.builders import record_system
 from unit.orchestrator.simulated import Killed, Simulated
 
 from longctx.evals import registry
-from longctx.orchestrator import scoring, worker, world
+from longctx.orchestrator import scoring, system, worker, world
 from longctx.orchestrator.contracts.result import Summary
 from longctx.orchestrator.errors import EnvironmentFailed, Interrupted, ManifestError, ModelError
+from longctx.orchestrator.rescore import rescore
 from longctx.orchestrator.run import Incomplete
-from longctx.orchestrator.store import read_document
+from longctx.orchestrator.store import RunFolder, read_document
 
 
 @pytest.fixture
@@ -225,6 +227,18 @@ def test_an_environment_that_cannot_be_had_is_told_in_its_row(host: Simulated) -
     assert [(row.environment, row.status, row.reason) for row in found.rows if row.result is None] == [
         ("tf4.40", "not_run", "no Python for tf4.40 Install one."),
     ]  # fmt: skip
+
+
+def test_the_hosts_own_python_serves_the_same_manifest_and_rows_say_so(host: Simulated) -> None:
+    record_system()
+    rows = host().rows
+    assert {(row.environment, row.locked) for row in rows} == {("system", False)} and all(row.result for row in rows)
+    assert {(row.environment, row.locked) for row in rescore(RunFolder(host.settings.runs / "probe")).rows} == {("system", False)}
+    host()
+    assert not host.asked, "what was answered there is kept"
+    system.forget()
+    assert {(row.environment, row.locked) for row in host().rows} == {("tf5", True)}
+    assert host.asked, "another environment is another configuration"
 
 
 def test_no_environment_at_all_is_an_error(host: Simulated) -> None:

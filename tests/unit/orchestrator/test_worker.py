@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.orchestrator.builders import CODE, KEY, OTHER_CODE, Bench, cell, lock, plan
+from unit.orchestrator.builders import CODE, KEY, OTHER_CODE, Bench, cell, lock, plan, record_system
 
 from longctx.orchestrator import devices, engines, jobs, worker
 from longctx.orchestrator.contracts.job import JobDevice, Limits
@@ -346,6 +346,8 @@ def test_only_the_code_that_was_planned_runs(monkeypatch: pytest.MonkeyPatch, tm
             worker._required(made, JOB)
     else:
         assert worker._required(made, JOB) == {"kv": tmp_path}
+        record_system()
+        assert worker._required(made, JOB.model_copy(update={"environment": "system"})) == {"kv": tmp_path}
 
 
 LISTEN = """

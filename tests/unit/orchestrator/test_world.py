@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.orchestrator.builders import record_system
 
 from longctx.orchestrator import devices, engines, world
 from longctx.orchestrator.errors import EngineUnavailable, ManifestError, UsageError
@@ -118,3 +119,15 @@ def test_a_prompt_that_a_model_cannot_hold_is_refused(tmp_path: Path, settings: 
     look(tmp_path, settings)  # now the models are here and tell their windows
     with pytest.raises(ManifestError, match="do not fit the 2048 positions of a"):
         look(tmp_path, settings, MANIFEST.replace("[20]", "[2000000]"))
+
+
+@pytest.mark.parametrize(("image", "like", "chosen"), [(None, "tf5", "venv"), ("some/image", "tf5", "docker"), (None, "tf4.40", "docker")])
+def test_auto_takes_the_engine_that_can_use_the_hosts_own_python(
+    image: str | None, like: str, chosen: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Settings
+) -> None:
+    offer(monkeypatch, venv=None, docker=None)
+    record_system(like, image=image)
+    (tmp_path / "m.yaml").write_text(MANIFEST)
+    loaded = world.read(tmp_path / "m.yaml", settings)
+    assert world.look(loaded, settings, "auto", print, fetch=False).engine.name == chosen
+    assert world.look(loaded, settings, "docker", print, fetch=False).engine.name == "docker", "a named engine stays"

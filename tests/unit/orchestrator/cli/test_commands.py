@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from unit.orchestrator.builders import Bench, cell, lock, plan, response, verdict
+from unit.orchestrator.builders import Bench, answering, cell, lock, plan, response, verdict
 
 from longctx import __version__
-from longctx.orchestrator import cells, schema
+from longctx.orchestrator import cells, schema, system
 from longctx.orchestrator.cli import app, main
+from longctx.orchestrator.engines.host import Run
 from longctx.orchestrator.settings import Settings
 from longctx.orchestrator.store import write_document
 
@@ -303,3 +304,32 @@ def test_a_quick_start_imports_nothing_heavy(argument: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_config_system_records_shows_and_forgets(longctx: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def direct(variables: object) -> Run:
+        asked.append(str(variables))
+        return answering()
+
+    monkeypatch.setattr(system, "direct", direct)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/apps/lib")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    ran = longctx("config", "system", "--python", sys.executable)
+    assert ran.code == 0, ran.err
+    assert "torch 2.12.0+cu128 for cpu and cuda, transformers 5.23.1, 3 packages." in ran.out
+    assert "system*" in ran.out and "Note: recorded from this shell, too: $LD_LIBRARY_PATH." in ran.out
+    assert asked == ["{'LD_LIBRARY_PATH': '/apps/lib'}"]
+    assert f"# environment system, in place of tf5: {sys.executable}" in longctx("config").out
+    assert longctx("config", "system", "--remove").out.startswith("Removed ")
+    assert longctx("config", "system", "--remove").out == "No Python of this host is recorded.\n"
+
+
+def test_config_system_says_what_is_wrong(longctx: Command) -> None:
+    ran = longctx("config", "system", "--python", "/nowhere/python")
+    assert (ran.code, "there is no such program" in ran.err) == (2, True)
+    ran = longctx("config", "system", "--like", "tf6", "--python", sys.executable)
+    assert (ran.code, "It may be: tf4.40, tf5." in ran.err) == (2, True)
+    ran = longctx("config", "system", "--python", sys.executable)
+    assert (ran.code, "importing torch fails" in ran.err) == (6, True)

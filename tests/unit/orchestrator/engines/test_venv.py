@@ -1,14 +1,21 @@
 """Making environments, with a uv that only writes down what it was asked."""
 
 import os
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from unit.orchestrator.builders import record_system
 
 from longctx.orchestrator import engines
+from longctx.orchestrator.contracts.manifest import EnvironmentSpec
 from longctx.orchestrator.engines.base import ContainerSpec, Mount
-from longctx.orchestrator.engines.venv import MARKER, build_root
+from longctx.orchestrator.engines.host import ask, direct
+from longctx.orchestrator.engines.venv import MARKER, VenvEngine, build_root
+from longctx.orchestrator.engines.venv_env import job_environment
+from longctx.orchestrator.environments import find_environment, load_environment
 from longctx.orchestrator.errors import EnvironmentFailed, StorageError, UsageError
 from longctx.orchestrator.settings import Settings
 
@@ -172,3 +179,54 @@ def test_a_missing_source_is_named(bench: Bench) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         build_root(bench.folder, spec(bench, Mount(source=bench.folder / "absent", target="a")))
     assert caught.value.filename == str(bench.folder / "absent") and os.strerror(2) != caught.value.strerror
+
+
+def recorded_here(**more: Any) -> EnvironmentSpec:
+    """Record the Python that runs this test, as if it held torch: what it says is what is recorded."""
+    held = ask(direct({}), sys.executable)
+    changes = {"python": held.python, "packages": {"torch": "2", "transformers": "5", **held.packages}, "torch_record_sha256": None}
+    spec = record_system(python=sys.executable, changes=changes, **more).spec
+    lock = find_environment("system").lock
+    lock.write_text("".join(f"{name}=={version}\n" for name, version in held.packages.items()))
+    return spec
+
+
+def test_a_recorded_one_is_used_as_it_is_until_it_changes(tmp_path: Path) -> None:
+    spec = recorded_here()
+    engine = engines.make("venv", Settings(cache=tmp_path / "cache"))
+    locked = engine.prepare(spec, "cpu", lambda _: None)
+    assert not locked.locked and locked == engine.find(spec, "cpu") and "pytest" in locked.packages
+    assert isinstance(engine, VenvEngine) and engine.python(spec, "cpu") == Path(sys.executable)
+    assert not (tmp_path / "cache").exists(), "nothing is made"
+    lock = find_environment("system").lock
+    lock.write_text(lock.read_text().replace(f"pytest=={locked.packages['pytest']}", "pytest==1.0"))
+    assert engine.find(spec, "cpu") is None
+    with pytest.raises(EnvironmentFailed, match=r"changed since it was recorded: pytest 1\.0, now "):
+        engine.prepare(spec, "cpu", lambda _: None)
+
+
+def test_one_recorded_from_an_image_is_refused(tmp_path: Path) -> None:
+    spec = record_system(image="some/image:1").spec
+    with pytest.raises(EnvironmentFailed, match=r"image some/image:1, which the venv engine cannot start[\s\S]*--engine docker"):
+        engines.make("venv", Settings(cache=tmp_path)).prepare(spec, "cpu", lambda _: None)
+
+
+def test_a_recorded_one_needs_no_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("uv.find_uv_bin", missing)
+    engine = engines.make("venv", Settings(cache=tmp_path))
+    assert "uv is missing" in (engine.unavailable() or "")
+    record_system()
+    assert engine.unavailable() is None
+
+
+def test_a_job_gets_the_variables_that_were_recorded(tmp_path: Path) -> None:
+    own = record_system(variables={"PYTHONPATH": "/apps/lib", "LD_LIBRARY_PATH": "/apps/lib64"}).spec
+    for spec, path, library in ((own, "/root/code:/apps/lib", "/apps/lib64"), (load_environment("tf5"), "/root/code", None)):
+        job = ContainerSpec(
+            run="r", job="j", attempt=1, environment=spec, device="cpu", family=None, argv=(), mounts=(), scratch=tmp_path, log=tmp_path
+        )
+        found = job_environment(job, Path("/bin/python"), Path("/root"), home=tmp_path, temporary=tmp_path)
+        assert (found["PYTHONPATH"], found.get("LD_LIBRARY_PATH")) == (path, library)

@@ -1,6 +1,9 @@
 import pytest
+from unit.orchestrator.builders import record_system
 from unit.orchestrator.manifest.samples import Loader
 
+from longctx.orchestrator.errors import ManifestError
+from longctx.orchestrator.manifest.expand import expand
 from longctx.orchestrator.manifest.variants import variant_name
 
 START = "name: try\nmodels: [tiny]\nevals: [{task: needle/default}]\nmethods: "
@@ -69,3 +72,46 @@ def test_a_family_is_the_environments_or_the_method_itself(load: Loader) -> None
 def test_a_name_can_be_made_from_bound_parameters(load: Loader) -> None:
     method = load.catalog.get("quant")
     assert variant_name(method, method.bind(None, {"bits": 4})) == "quant{bits: 4}"
+
+
+def served(load: Loader, methods: str) -> list[tuple[str, str | None, str, str]]:
+    found = load(f"{START}[{methods}]\n").variants
+    return [(each.environment.name, each.instead_of, each.family, each.environment.entry) for each in found]
+
+
+def test_the_hosts_own_python_takes_the_place_of_what_it_is_like(load: Loader) -> None:
+    methods = "{method: full-kv}, {method: full-kv, environment: tf4.40}, {method: sinks, environment: tf5}"
+    before = served(load, methods)
+    record_system()
+    after = served(load, methods)
+    assert [each[:2] for each in before] == [("tf5", None), ("tf4.40", None), ("tf5", None)]
+    assert [each[:2] for each in after] == [("system", "tf5"), ("tf4.40", None), ("system", "tf5")]
+    assert [each[2:] for each in after] == [each[2:] for each in before], "family and entry are those of the environment it is like"
+
+
+def test_it_may_be_named_where_the_method_names_what_it_is_like(load: Loader) -> None:
+    record_system("tf4.40")
+    assert [each[:2] for each in served(load, "{method: full-kv, environment: system}")] == [("system", "tf4.40")]
+    with pytest.raises(ManifestError, match=r"sinks has no environment 'system'; allowed: tf5\n"):
+        load(f"{START}[{{method: sinks, environment: system}}]\n")
+    with pytest.raises(ManifestError, match=r"full-kv has no environment 'tf6'; allowed: tf5, tf4\.40, system"):
+        load(f"{START}[{{method: full-kv, environment: tf6}}]\n")
+
+
+def test_both_of_its_names_are_one_selection(load: Loader) -> None:
+    record_system()
+    with pytest.raises(ManifestError, match="full-kv in system is selected twice"):
+        load(f"{START}[{{method: full-kv, environment: system}}, {{method: full-kv, environment: tf5}}]\n")
+
+
+def test_prompts_are_tokenised_by_the_hosts_own_python(load: Loader) -> None:
+    assert [model.spec.environment for model in load(f"{START}[{{method: full-kv}}]\n").models] == ["tf5"]
+    record_system()
+    assert [model.spec.environment for model in load(f"{START}[{{method: full-kv}}]\n").models] == ["system"]
+
+
+@pytest.mark.parametrize("name", ["tf5", "system", "sys*"])
+def test_filters_match_by_either_name(load: Loader, name: str) -> None:
+    record_system()
+    loaded = load(f"{START}[{{method: full-kv}}, {{method: full-kv, environment: tf4.40}}]\ninclude: [{{environment: '{name}'}}]\n")
+    assert [cell.variant.environment.name for cell in expand(loaded).cells] == ["system"]
