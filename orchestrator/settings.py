@@ -8,7 +8,10 @@ from pydantic import Field, ValidationError
 from .contracts.base import Contract
 from .errors import UsageError
 
-ENVIRONMENT = {"cache": "LONGCTX_CACHE", "runs": "LONGCTX_RUNS", "data": "LONGCTX_DATA"}
+ENVIRONMENT = {
+    "cache": "LONGCTX_CACHE", "runs": "LONGCTX_RUNS", "data": "LONGCTX_DATA",
+    "base_cpu": "LONGCTX_BASE_CPU", "base_cuda": "LONGCTX_BASE_CUDA",
+}  # fmt: skip
 """Variables that override the file."""
 
 
@@ -27,6 +30,12 @@ class Settings(Contract):
     certificates: Path | None = Field(default=None, description="CA bundle; $SSL_CERT_FILE when absent")
     proxy: str | None = Field(default=None, description="HTTP(S) proxy; the usual variables when absent")
     offline: bool = Field(default=False, description="never fetch: only what is cached or in the wheelhouse")
+    base_cpu: str = Field(default="python:3.11-slim-bookworm", description="what CPU images start from: a Debian or Ubuntu image")
+    base_cuda: str = Field(default="nvidia/cuda:13.0.1-base-ubuntu24.04", description="what CUDA images start from")
+    flash_builder: str | None = Field(
+        default=None,
+        description="image with nvcc, such as nvidia/cuda:13.0.1-devel-ubuntu24.04, to compile flash-attn in (an hour or more)",
+    )
 
 
 def config_path() -> Path:

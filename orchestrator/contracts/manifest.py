@@ -164,6 +164,7 @@ class EnvironmentSpec(Contract):
     summary: str
     python: tuple[str, ...] = Field(min_length=1, description="acceptable minor versions, best first")
     torch: dict[DeviceKind, str] = Field(description="torch's version by device")
+    flash_attn: str | None = Field(default=None, description="flash-attn's version, for CUDA images where a wheel or a compiler is")
     lock: str = "requirements.lock"
     imports: tuple[str, ...] = Field(description="modules that must import for the environment to count as made")
     system: SystemSpec | None = Field(default=None, description="written by `longctx config system`: nothing is installed")

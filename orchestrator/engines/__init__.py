@@ -13,7 +13,13 @@ def _venv(settings: Settings) -> Engine:
     return VenvEngine(settings)
 
 
-ENGINES: dict[str, Callable[[Settings], Engine]] = {"venv": _venv}
+def _docker(settings: Settings) -> Engine:
+    from .docker.engine import DockerEngine
+
+    return DockerEngine(settings)
+
+
+ENGINES: dict[str, Callable[[Settings], Engine]] = {"docker": _docker, "venv": _venv}
 """Factories by name; each imports its engine when called, so that listing them costs nothing."""
 
 

@@ -1,10 +1,11 @@
 """What a process says, made safe to show: no terminal escapes, no progress bars redrawn in place, no more than a cap."""
 
+import contextlib
 import os
 import re
 import threading
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 LOG_CAP = 64 * 2**20
 LINE_CAP = 64 * 2**10
@@ -48,23 +49,33 @@ class LogWriter:
         self._file.flush()
 
 
+class Pipe(Protocol):
+    """The reading end of whatever a process writes to."""
+
+    def read1(self, size: int, /) -> bytes:
+        """Return what is there, at least one byte, waiting for it; nothing at the end."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class LogPump(threading.Thread):
     """Reads a pipe to its end, so that a full pipe never blocks the process, and writes it to ``path`` through a LogWriter."""
 
-    def __init__(self, pipe: BinaryIO, path: Path, cap: int = LOG_CAP) -> None:
+    def __init__(self, pipe: Pipe, path: Path, cap: int = LOG_CAP) -> None:
         super().__init__(name="longctx-log", daemon=True)
         self._pipe, self._path, self._cap = pipe, path, cap
 
     def run(self) -> None:
         """Pump until every writer is gone. A log that cannot be written is drained all the same."""
-        with self._pipe, open(os.devnull, "wb") as nowhere:
+        with contextlib.closing(self._pipe), open(os.devnull, "wb") as nowhere:
             try:
                 file: BinaryIO = self._path.open("ab")
             except OSError:
                 file = nowhere
             with file:
                 writer = LogWriter(file, self._cap)
-                while data := self._pipe.read1(2**16):  # type: ignore[attr-defined]
+                while data := self._pipe.read1(2**16):
                     try:
                         writer.feed(data)
                     except OSError:  # the disk is full; the process must not notice through its output
