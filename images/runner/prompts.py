@@ -7,12 +7,13 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .ending import BadJob
+from .job import Job
 from .protocol import Prompt
 
 _ID = re.compile(rb'\s*\{\s*(?:"schema_version"\s*:\s*1\s*,\s*)?"id"\s*:\s*"([^"\\]+)"')
@@ -94,7 +95,8 @@ class Given:
 class Prompts:
     """Builds the prompts of one cell from its requests and ids files. A context manager."""
 
-    def __init__(self, requests: Path, ids: Path, wanted: Collection[str]) -> None:
+    def __init__(self, requests: Path, ids: Path, wanted: Collection[str], unseen: bool = False) -> None:
+        self._unseen = unseen
         self._names = (requests.name, ids.name)
         self._requests = LineIndex(requests, wanted)
         try:
@@ -115,8 +117,22 @@ class Prompts:
         prompt = Prompt(
             id=name, ids=line["ids"], spans=line["spans"], stop_ids=line["stop_ids"], stop_strings=stop.get("strings", ()),
             min_new_tokens=request.get("min_new_tokens", 0), max_new_tokens=request["max_new_tokens"], group=request.get("group"),
+            unseen_from=self._question(name, line["spans"]) if self._unseen else None,
         )  # fmt: skip
         return Given(prompt, line["truncated"], line["request_sha256"], given)
+
+    def _question(self, name: str, spans: Sequence[Mapping[str, Any]]) -> int | None:
+        """Return where the question starts; None where a request has none, so that there is nothing to hide."""
+        starts = [span["start"] for span in spans if span["role"] == "question"]
+        if not starts:
+            return None
+        ends = [span["end"] for span in spans if span["role"] == "context" and span["end"] > span["start"]]
+        if starts[0] == 0 or (ends and starts[0] < max(ends)):
+            raise BadJob(
+                f"{self._names[1]}: {name!r} asks its question before its context ends, so no method can compress without seeing it; "
+                "set prompting.question to seen for this task"
+            )
+        return int(starts[0])
 
     def __enter__(self) -> Prompts:
         """Return self."""
@@ -126,6 +142,12 @@ class Prompts:
         """Close both files."""
         self._requests.close()
         self._ids.close()
+
+
+def of_cell(job: Job, cell: Mapping[str, Any], wanted: Collection[str]) -> Prompts:
+    """Return the prompts of a cell of ``job.json``."""
+    unseen = (cell.get("prompting") or {}).get("question") == "unseen"
+    return Prompts(job.inside(cell["requests"]), job.inside(cell["ids"]), wanted, unseen)
 
 
 def each_line(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

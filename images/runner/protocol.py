@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -37,6 +37,8 @@ class Prompt:
     min_new_tokens: int
     max_new_tokens: int
     group: Mapping[str, Any] | None = None
+    unseen_from: int | None = None
+    """First token that the method may not have seen when it compresses (``question: unseen``); None: it sees the whole prompt."""
 
 
 @dataclass
@@ -108,6 +110,19 @@ class Bound(Protocol):
 
     def generate(self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None = None) -> Iterable[Answer]:
         """Answer a batch, greedily, in its order. ``exact_new_tokens`` decodes that many and ignores every stop (timing)."""
+
+
+class SharingBound(Bound, Protocol):
+    """A variant that may fork from a prefill which others observed too. Optional: the runner looks for ``shares_with``."""
+
+    shares_with: Hashable | None
+    """Bounds of one family with the same value share; None: this one does not."""
+
+    def share(self, bounds: Sequence[Any], batch: Sequence[Prompt], phase: Callable[[str, int], None]) -> Any:
+        """Read a batch once for all of ``bounds`` (this one among them). What it returns is dropped when all have answered."""
+
+    def generate(self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None = None, shared: Any = None) -> Iterable[Answer]:
+        """Answer a batch from what ``share`` returned for the same batch; without it, as any bound does."""
 
 
 class Family(Protocol):

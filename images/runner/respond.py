@@ -10,7 +10,7 @@ from .batches import each_batch
 from .device import seed
 from .emit import Lines, Progress
 from .generate import Failure, Watch, generate, settle
-from .prompts import Given, Prompts
+from .prompts import Given, of_cell
 from .protocol import Bound
 
 
@@ -33,7 +33,7 @@ def respond(attempt: Attempt, cell: Mapping[str, Any], bind: Callable[[], Bound]
         if not wanted:
             return
         bound = bind()
-        with Prompts(attempt.job.inside(cell["requests"]), attempt.job.inside(cell["ids"]), wanted) as prompts:
+        with of_cell(attempt.job, cell, wanted) as prompts:
             for batch in each_batch(path):
                 missing = _missing(batch, lines)
                 if not missing:

@@ -13,7 +13,7 @@ from .attempt import Attempt
 from .device import seed
 from .emit import Lines, Progress
 from .generate import Failure, Watch, generate, settle
-from .prompts import Given, Prompts
+from .prompts import Given, of_cell
 from .protocol import Bound
 
 
@@ -32,7 +32,7 @@ def time_cell(attempt: Attempt, cell: Mapping[str, Any], bind: Callable[[], Boun
             return
         bound = bind()
         wanted = {name for bucket in timing["buckets"] for name in (bucket["warmup"], *bucket["requests"])}
-        with Prompts(attempt.job.inside(cell["requests"]), attempt.job.inside(cell["ids"]), wanted) as prompts:
+        with of_cell(attempt.job, cell, wanted) as prompts:
             for bucket in timing["buckets"]:
                 missing = [name for name in bucket["requests"] if (bucket["tokens"], name) not in lines.found]
                 if not missing:

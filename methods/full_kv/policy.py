@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from methods.kv.observe import Observer
+from methods.kv.prefill import native_storages
 from methods.kv.storage.base import Layout, Storage
-from methods.kv.storage.dense import DenseStorage
-from methods.kv.storage.window import Window, WindowStorage
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,15 @@ class FullKV:
     batch: bool = True
     extends_window: bool = False
     chunk: int | None = None
+    shares_prefill: bool = True
+
+    def observers(self, layout: Layout, row: int) -> Sequence[Observer | None]:
+        """Observe nothing."""
+        return ()
 
     def storages(self, layout: Layout) -> list[Storage]:
-        """Make a dense storage a layer, or a window where the layer slides."""
-        return [
-            DenseStorage(layout) if window is None else WindowStorage(layout, Window(local=window, kept=window - 1, own=window))
-            for window in layout.shape.windows
-        ]
-
-    def analytic(self, layout: Layout) -> int:
-        """Compute the native cache of the longest row: shorter rows are padded to it."""
-        return layout.shape.native_bytes(layout.longest, layout.dtype.itemsize)
+        """Make what the model itself keeps."""
+        return native_storages(layout)
 
 
 def build(params: Mapping[str, Any]) -> FullKV:

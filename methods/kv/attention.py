@@ -108,6 +108,43 @@ def padded(
     return torch.cat(rows)
 
 
+def masked(query: Tensor, keys: Tensor, values: Tensor, *, scaling: float, softcap: float | None, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Attend from one new token a row to the entries of ``valid`` (batch, 1 or kv_heads, 1, m) in whole buffers, in fixed shapes.
+
+    Matrix products and a softmax in float32: the step that can be captured as a CUDA graph, until a kernel reads lengths itself. Shapes
+    as in ``single``. Returns the output (batch, heads, 1, d) and its log-sum-exp (batch, heads, 1) in float32.
+    """
+    out, lse, _ = weighed(query, keys, values, scaling=scaling, softcap=softcap, valid=valid)
+    return out, lse
+
+
+def weighed(
+    query: Tensor, keys: Tensor, values: Tensor, *, scaling: float, softcap: float | None, valid: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend like ``masked``, from n queries a row, ``valid`` (batch, 1 or kv_heads, 1 or n, m); return the attention weights too.
+
+    They are (batch, kv_heads, group, n, m) in float32.
+    """
+    batch, heads, rows, size = query.shape
+    kv_heads = keys.shape[1]
+    grouped = query.reshape(batch, kv_heads, -1, size)  # (batch, kv_heads, group × n, d)
+    part = _products(grouped, keys.transpose(-1, -2)).mul_(scaling)
+    if softcap is not None:
+        part = softcap * torch.tanh(part / softcap)
+    part = part.unflatten(2, (heads // kv_heads, rows)).masked_fill_(~valid.unsqueeze(2), float("-inf"))
+    lse = part.logsumexp(-1)
+    weights = part.softmax(-1)
+    out = _wide(weights.flatten(2, 3).to(values.dtype)) @ _wide(values)
+    return out.to(query.dtype).reshape(batch, heads, rows, size), lse.reshape(batch, heads, rows), weights
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply into float32 without rounding the sums to half precision on the way."""
+    if left.device.type == "cpu" or left.dtype == torch.float32:
+        return left.float() @ right.float()
+    return torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=torch.float32).unflatten(0, left.shape[:2])
+
+
 def join(out: Tensor, lse: Tensor, scores: Tensor, values: Tensor) -> Tensor:
     """Add a few more keys to attention already computed, as one softmax over both.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from runner.protocol import Answer, Bound, Hooks, Model, Prompt
@@ -16,6 +16,7 @@ from .decoder import CacheDecoder, Rooms
 from .limits import refuse_too_long
 from .loop import Decode, greedy
 from .policy import Policy, make
+from .prefill import Prefill, Reader
 from .rotary import Rotary
 from .shape import CacheShape, shape_of
 from .storage.base import Layout
@@ -75,34 +76,93 @@ class CacheFamily:
         return self._loaded
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Prompts of a batch, read once for several variants."""
+
+    prefills: tuple[Prefill, ...]
+    """By row."""
+    variants: tuple[Policy, ...]
+    prompts: tuple[Prompt, ...]
+
+
 class CacheBound:
-    """A policy bound to a loaded model."""
+    """A policy bound to a loaded model. Implements ``runner.protocol.SharingBound``."""
 
     def __init__(self, loaded: _Loaded, policy: Policy) -> None:
         self._loaded = loaded
         self._policy = policy
 
-    def generate(self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None = None) -> list[Answer]:
-        """Answer a batch greedily. Raises TooLong, naming the requests that do not fit, before anything is computed."""
+    @property
+    def shares_with(self) -> Hashable | None:
+        """Return what bounds must have in common to fork from one prefill; None for a policy that reads prompts its own way."""
+        policy = self._policy
+        return (policy.chunk, policy.extends_window) if policy.shares_prefill else None
+
+    def share(self, bounds: Sequence[CacheBound], batch: Sequence[Prompt], phase: Callable[[str, int], None]) -> Shared:
+        """Read a batch's prompts once, observed by every one of ``bounds``. Raises TooLong like ``generate``."""
+        self._refuse(batch, None)
+        policies = tuple(bound._policy for bound in bounds)
+        layout = self._layout(batch)
+        reader = Reader(self._loaded.network, layout, phase)
+        with torch.inference_mode():
+            prefills = tuple(
+                reader.read(
+                    prompt.ids[: layout.contexts[row]],
+                    [policy.observers(layout, row) for policy in policies],
+                    shared=True,
+                    chunk=self._policy.chunk,
+                )
+                for row, prompt in enumerate(batch)
+            )
+        return Shared(prefills, policies, tuple(batch))
+
+    def generate(
+        self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None = None, shared: Shared | None = None
+    ) -> list[Answer]:
+        """Answer a batch greedily, forking from a prefill of the same batch if there is one.
+
+        Raises TooLong, naming the requests that do not fit, before anything is computed.
+        """
+        self._refuse(batch, exact_new_tokens)
+        loaded = self._loaded
+        if shared is not None and [prompt.id for prompt in shared.prompts] != [prompt.id for prompt in batch]:
+            raise ValueError("the shared prefill is of another batch")
+        rooms = Rooms(
+            loaded.network, self._policy, self._layout(batch), hooks.phase,
+            forks=None if shared is None else shared.prefills,
+            variant=0 if shared is None else [policy is self._policy for policy in shared.variants].index(True),
+        )  # fmt: skip
+        answers = greedy(lambda: CacheDecoder(rooms), batch, hooks, loaded.decode, exact_new_tokens)
+        if shared is not None:
+            for answer in answers:  # one prefill was read for several: nobody's own time
+                answer.prefill, answer.prefill_s = "forked", None
+        return answers
+
+    def _refuse(self, batch: Sequence[Prompt], exact_new_tokens: int | None) -> None:
         if len(batch) > 1 and not self._policy.batch:
             raise ValueError("this method decodes one request at a time; set resources.batch to 1")
         refuse_too_long(batch, None if self._policy.extends_window else self._loaded.model.window, exact_new_tokens)
-        loaded = self._loaded
-        layout = Layout(
+
+    def _layout(self, batch: Sequence[Prompt]) -> Layout:
+        loaded, device = self._loaded, torch.device(self._loaded.model.device)
+        after = tuple(0 if prompt.unseen_from is None else len(prompt.ids) - prompt.unseen_from for prompt in batch)
+        return Layout(
             shape=loaded.shape,
             lengths=tuple(len(prompt.ids) for prompt in batch),
             dtype=getattr(torch, loaded.model.dtype),
-            device=torch.device(loaded.model.device),
+            device=device,
             kernel=loaded.kernel,
             rotary=_rotary(loaded.network),
+            after=after if any(after) else None,
+            fixed=device.type == "cuda",
         )
-        rooms = Rooms(loaded.network, self._policy, layout, hooks.phase)
-        return greedy(lambda: CacheDecoder(rooms), batch, hooks, loaded.decode, exact_new_tokens)
 
 
-def _rotary(network: Any) -> Rotary:
+def _rotary(network: Any) -> Rotary | None:
+    """Return the model's rotation, None where layers differ in it."""
     embedding = network.base_model.rotary_emb
     frequencies = getattr(embedding, "original_inv_freq", None)
     if frequencies is None:
-        frequencies = embedding.inv_freq
-    return Rotary(frequencies)
+        frequencies = getattr(embedding, "inv_freq", None)
+    return None if frequencies is None else Rotary(frequencies)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
+from .observe import Observer
 from .storage.base import Layout, Storage
 
 
@@ -20,12 +21,18 @@ class Policy(Protocol):
     """Whether prompts longer than the model's window are taken."""
     chunk: int | None
     """Prompt tokens a forward pass, or None for the library's choice."""
+    shares_prefill: bool
+    """Whether the prompt is read at full precision, rotated, by the library: its storages are then ``fill``-ed, and variants that do so may
+    fork from one prefill. Otherwise the storages read the prompt themselves (``begin``, ``append`` …)."""
+
+    def observers(self, layout: Layout, row: int) -> Sequence[Observer | None]:
+        """Make what watches the layers while a row's prompt is read, one a layer; an empty sequence for nothing at all.
+
+        Asked only where ``shares_prefill``. What was observed reaches the storage as ``PromptLayer.observer``.
+        """
 
     def storages(self, layout: Layout) -> Sequence[Storage]:
         """Make one storage a layer for a batch."""
-
-    def analytic(self, layout: Layout) -> int:
-        """Compute, from the method's own formula, one row's share of the bytes held when all prompts are complete."""
 
 
 def make(policy: str, params: Mapping[str, Any]) -> Policy:

@@ -40,6 +40,12 @@ class Rotary:
             angles = self._angles = self._make(first, count, states.device)
         return _rotate(states, angles[0][start : start + count], angles[1][start : start + count])
 
+    def on_device(self, states: Tensor, position: Tensor) -> Tensor:
+        """Rotate ``states`` (batch, heads, 1, head_dim) as a position (1,) on the device, one of those that ``prepare`` made ready."""
+        assert self._angles is not None
+        place = position - self._first
+        return _rotate(states, self._angles[0].index_select(0, place), self._angles[1].index_select(0, place))
+
     def fixed(self, states: Tensor, position: int) -> Tensor:
         """Rotate all of ``states`` (batch, heads, n, head_dim) as one position."""
         if self._fixed is None or self._fixed[0] != position or self._fixed[1][0].device != states.device:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from methods.kv.budget import budget_of, known
+from methods.kv.observe import Observer
 from methods.kv.storage.base import Layout, Storage
 from methods.kv.storage.window import Window, WindowStorage
 
@@ -26,6 +28,7 @@ class Windowed:
     rotated: bool = False
     batch: bool = False
     extends_window: bool = True
+    shares_prefill: bool = False
 
     def split(self, prompt_tokens: int) -> tuple[int, int]:
         """Return ``(sinks, window)``. At least the token itself is in the window, however small the budget."""
@@ -44,33 +47,25 @@ class Windowed:
             for own in layout.shape.windows
         ]
 
-    def storages(self, layout: Layout) -> list[Storage]:
-        """Make a window storage a layer, which rotates by itself."""
-        return [WindowStorage(layout, window, layout.rotary) for window in self.windows(layout)]
+    def observers(self, layout: Layout, row: int) -> Sequence[Observer | None]:
+        """Observe nothing: the prompt is not read at full precision."""
+        return ()
 
-    def analytic(self, layout: Layout) -> int:
-        """Compute the budget's bytes, or the prompt's where it is shorter."""
-        entries = sum(min(layout.longest, window.sinks + window.kept) for window in self.windows(layout))
-        return entries * layout.entry_bytes()
+    def storages(self, layout: Layout) -> list[Storage]:
+        """Make a window storage a layer, which rotates by itself. Raises ValueError where layers rotate differently."""
+        if layout.rotary is None:
+            raise ValueError("streaming-llm rotates keys itself and knows one set of frequencies; this model's layers have several")
+        return [WindowStorage(layout, window, layout.rotary) for window in self.windows(layout)]
 
 
 def build(params: Mapping[str, Any]) -> Windowed:
     """Build the policy. Raises ValueError for parameters that do not fit together."""
-    given = {key: value for key, value in params.items() if value is not None}
-    unknown = sorted(set(given) - {"variant", "keep", "tokens", "sinks", "chunk"})
-    if unknown:
-        raise ValueError(f"streaming-llm does not know {', '.join(unknown)}")
+    given = known("streaming-llm", params, {"variant", "keep", "tokens", "sinks", "chunk"})
     variant = given.get("variant", "windowed")
     if variant not in VARIANTS:
         raise ValueError(f"streaming-llm: variant '{variant}' is not one of {', '.join(VARIANTS)}")
-    keep, tokens = given.get("keep"), given.get("tokens")
-    if (keep is None) == (tokens is None):
-        raise ValueError("streaming-llm: give either keep (a share of the prompt's tokens) or tokens (a number)")
-    if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"streaming-llm: keep is above 0 and at most 1, not {keep}")
-    if tokens is not None and tokens < 1:
-        raise ValueError(f"streaming-llm: tokens is at least 1, not {tokens}")
+    budget = budget_of("streaming-llm", given)
     sinks, chunk = given.get("sinks", 4), given.get("chunk", 2048)
     if sinks < 0 or chunk < 1:
         raise ValueError(f"streaming-llm: sinks is at least 0 and chunk at least 1, not {sinks} and {chunk}")
-    return Windowed(sinks=sinks, chunk=chunk, keep=keep, tokens=tokens)
+    return Windowed(sinks=sinks, chunk=chunk, keep=budget.keep, tokens=budget.tokens)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from .. import attention
 from ..rotary import Rotary
-from .base import Layout
-from .dense import starts_mask
+from .base import Layout, Parts, PromptLayer
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,21 @@ class WindowView:
         """The layer's own sliding window."""
         return self.spec.own
 
+    @property
+    def keys(self) -> Tensor:
+        """The keys at true distance."""
+        return self.near[0]
+
+    @property
+    def values(self) -> Tensor:
+        """The values at true distance."""
+        return self.near[1]
+
+    def attended(self, query: Tensor, scaling: float, softcap: float | None) -> tuple[Tensor, Tensor]:
+        """Attend within the window only, from keys and queries that the model rotated; return the log-sum-exp (1, heads, n) too."""
+        assert self.rotary is None and not self.single
+        return attention.causal(self.kernel, query, *self.near, scaling=scaling, window=self.spec.local, softcap=softcap)
+
     def attend(self, query: Tensor, scaling: float, softcap: float | None) -> Tensor:
         """Attend from (rows, heads, n, head_dim)."""
         turned = query if self.rotary is None else self.rotary.at(query, self.first)
@@ -74,6 +88,42 @@ class WindowView:
         return hidden
 
 
+@dataclass(frozen=True)
+class FixedWindowView:
+    """One decode step in fixed shapes: the whole ring and all sinks, behind masks made from a position on the device."""
+
+    keys: Tensor
+    values: Tensor
+    position: Tensor
+    """(1,), of the new token."""
+    valid: Tensor
+    """(rows, 1, 1, capacity): slots in use."""
+    spec: Window
+    rotary: Rotary | None
+
+    @property
+    def window(self) -> int | None:
+        """The layer's own sliding window."""
+        return self.spec.own
+
+    def attend(self, query: Tensor, scaling: float, softcap: float | None) -> Tensor:
+        """Attend from (rows, heads, 1, head_dim)."""
+        sinks = min(self.spec.sinks, self.keys.shape[2])
+        turned = query if self.rotary is None else self.rotary.on_device(query, self.position)
+        distance = self.position - torch.arange(sinks, device=query.device)
+        far = distance >= self.spec.local
+        near = self.valid.clone()
+        near[..., :sinks] &= ~far
+        out, lse = attention.masked(turned, self.keys, self.values, scaling=scaling, softcap=softcap, valid=near)
+        if not sinks or self.rotary is None:
+            return out
+        if self.spec.own is not None:
+            far &= distance < self.spec.own
+        fixed = self.rotary.fixed(query, self.spec.local + self.spec.sinks - 1)
+        scores = attention.scores(fixed, self.keys[:, :, :sinks], scaling, softcap).masked_fill(~far, float("-inf"))
+        return attention.join(out, lse, scores, self.values[:, :, :sinks])
+
+
 class WindowStorage:
     """Holds the first ``sinks`` and the last ``kept`` tokens; decoding overwrites the oldest of the window, so its size stays.
 
@@ -95,17 +145,30 @@ class WindowStorage:
         self._valid: Tensor | None = None
         self._oldest = 0
         self._ring = 0
+        self._position: Tensor | None = None
 
     def begin(self, row: int) -> None:
         """Start the prompt of a row."""
         self._row, self._seen = row, 0
         self._keys, self._values = self._layout.empty(0)[:1], self._layout.empty(0)[:1]
 
-    def append(self, keys: Tensor, values: Tensor) -> WindowView:
+    def fill(self, row: int, prompt: PromptLayer) -> None:
+        """Take the latest ``kept`` entries of a prompt that the model rotated; all of them if they are ours and no more."""
+        if self._rotary is not None or self._spec.sinks:
+            raise ValueError("a window that rotates by itself, or has sinks, reads its prompt by itself")
+        self._row, self._seen = row, prompt.seen
+        first = max(0, prompt.keys.shape[2] - self._spec.kept)
+        self._keys, self._values = (
+            entries if prompt.owned and not first else entries[:, :, first:].clone() for entries in (prompt.keys, prompt.values)
+        )
+
+    def append(self, keys: Tensor, values: Tensor) -> WindowView | FixedWindowView:
         """Take a chunk of a prompt, or one token of every row."""
         if self._rotary is not None:
-            keys = self._rotary.at(keys, self._seen)
-        return self._overwrite(keys, values) if self._row is None else self._extend(keys, values)
+            keys = self._rotary.at(keys, self._seen) if self._position is None else self._rotary.on_device(keys, self._position)
+        if self._row is not None:
+            return self._extend(keys, values)
+        return self._overwrite(keys, values) if self._position is None else self._overwrite_fixed(keys, values)
 
     def _extend(self, keys: Tensor, values: Tensor) -> WindowView:
         spec, first, before = self._spec, self._seen, self._keys.shape[2]
@@ -155,6 +218,11 @@ class WindowStorage:
         if self._rotary is not None:
             self._rotary.prepare(self._seen, new_tokens, self._layout.device)
 
+        if self._layout.fixed:
+            self._position = torch.full((1,), self._seen, dtype=torch.long, device=self._layout.device)
+            used = torch.arange(capacity, device=self._layout.device) < held
+            self._valid = used.expand(self._layout.rows, 1, 1, capacity).clone() if self._valid is None else self._valid & used
+
     def _grown(self, old: Tensor, capacity: int) -> Tensor:
         grown = self._layout.empty(capacity)
         grown[:, :, : old.shape[2]] = old
@@ -176,14 +244,43 @@ class WindowStorage:
             position, spec, self._layout.kernel, self._rotary, single=True, valid=valid,
         )  # fmt: skip
 
+    def _overwrite_fixed(self, keys: Tensor, values: Tensor) -> FixedWindowView:
+        assert self._position is not None and self._valid is not None
+        spec, position = self._spec, self._position.clone()
+        ring = spec.sinks + (position - self._oldest) % self._ring if self._ring > 0 else position
+        slot = torch.where(position < spec.sinks, position, ring)
+        self._keys.index_copy_(2, slot, keys)
+        self._values.index_copy_(2, slot, values)
+        self._valid.index_fill_(3, slot, True)
+        self._position += 1
+        self._seen += 1
+        return FixedWindowView(self._keys, self._values, position, self._valid, spec, self._rotary)
+
     def seen(self) -> int:
         """Tokens that went in."""
         return self._seen
 
-    def held(self, row: int) -> int:
+    def held(self, row: int) -> float:
         """Entries held for a row, its padding included."""
         return (self._keys if self._batch is None else self._batch[0]).shape[2]
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Return the keys and the values."""
-        return (self._keys, self._values) if self._batch is None else self._batch
+    def parts(self) -> Parts:
+        """Return keys and values, and once decoding the places."""
+        dense = (self._keys, self._values) if self._batch is None else (self._keys, self._values, *self._batch)
+        return {"dense": dense, "index": tuple(tensor for tensor in (self._position, self._valid) if tensor is not None)}
+
+    def analytic(self) -> int:
+        """Compute rows × the entries of the longest × two vectors a KV head."""
+        entries = min(self._layout.longest, self._spec.sinks + self._spec.kept)
+        return self._layout.rows * entries * self._layout.entry_bytes()
+
+
+def starts_mask(layout: Layout, entries: int, capacity: int) -> Tensor | None:
+    """Return which of ``capacity`` slots are no padding, (rows, 1, 1, capacity), or None where no row is padded.
+
+    The first ``entries`` slots hold the last tokens of the rows, aligned on the right; slots beyond them count as valid.
+    """
+    if all(length >= entries for length in layout.lengths):
+        return None
+    padding = torch.tensor([max(0, entries - length) for length in layout.lengths], device=layout.device)
+    return (torch.arange(capacity, device=layout.device) >= padding[:, None])[:, None, None]

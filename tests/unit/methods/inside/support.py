@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -77,6 +79,9 @@ class Recorder:
         self.measured: dict = {}
         self.phases: list = []
         self.calls: list = []
+        self.named: dict = {}
+        self.kept: dict = {}
+        self.keep = lambda holding: None
 
     def hooks(self) -> Hooks:
         """Return the hooks."""
@@ -93,7 +98,18 @@ class Recorder:
         self.calls.append("holding")
         self.holdings[name] = holding
         self.measured[name] = reachable_bytes(holding.roots)
+        self.named[name] = reachable_bytes(holding.parts)
+        self.kept[name] = self.keep(holding)
         holding.roots, holding.parts = [], {part: [tensor.shape for tensor in tensors] for part, tensors in holding.parts.items()}
+
+
+def estimate_of(method: str) -> Callable[..., int]:
+    """Load what the host estimates with, from a method's folder."""
+    path = Path(__file__).parents[4] / "methods" / method / "estimate.py"
+    spec = importlib.util.spec_from_file_location(f"estimate_{method}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.estimate
 
 
 def reachable_bytes(root: object) -> int:

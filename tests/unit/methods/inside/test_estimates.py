@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import unittest
 from pathlib import Path
 
 import torch
 
-from inside.support import CONFIGS, Recorder, folder, model, modern, prompt, tokens
-
-METHODS = Path(__file__).parents[4] / "methods"
-
-
-def estimate_of(name: str) -> object:
-    spec = importlib.util.spec_from_file_location(f"estimate_{name}", METHODS / name / "estimate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.estimate
+from inside.support import CONFIGS, Recorder, estimate_of, folder, model, modern, prompt, tokens
 
 
 @modern

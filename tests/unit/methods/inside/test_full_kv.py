@@ -161,7 +161,7 @@ class FullKV(unittest.TestCase):
 class Chunks(unittest.TestCase):
     def test_a_prompt_in_chunks_is_the_whole_prompt(self) -> None:
         if MODERN:
-            from methods.kv import decoder as module
+            from methods.kv import prefill as module
         else:
             from methods.full_kv import native as module
         for name in NAMES:

@@ -49,7 +49,7 @@ def kept_positions(family: CacheFamily, ids: list[int], params: dict) -> list[li
             )
             storage.append(torch.randn(1, shape.kv_heads, size, shape.head_dim), marks)
         storage.end()
-        found.append(storage.tensors()[1][0, 0, :, 0].int().tolist())
+        found.append(storage.parts()["dense"][1][0, 0, :, 0].int().tolist())
     return found
 
 
@@ -135,7 +135,7 @@ class Windowed(unittest.TestCase):
         def spying(storage: window.WindowStorage, keys: torch.Tensor, values: torch.Tensor) -> window.WindowView:
             view = plain(storage, keys, values)
             if keys.shape[2] == 1:
-                sizes.append(tuple(tensor.untyped_storage().nbytes() for tensor in storage.tensors()))
+                sizes.append(tuple(tensor.untyped_storage().nbytes() for tensor in storage.parts()["dense"]))
             return view
 
         window.WindowStorage.append = spying

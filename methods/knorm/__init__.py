@@ -1,0 +1,1 @@
+"""Knorm: keep the entries whose keys are short."""

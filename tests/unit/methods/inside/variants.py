@@ -1,0 +1,44 @@
+"""The one list of variants: every generic check in ``test_matrix`` runs each of them. A new method adds its lines here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with parameters, and what the generic checks may expect of it."""
+
+    method: str
+    """Its folder; the policy is ``methods.<folder>.policy:build``."""
+    params: Mapping[str, Any]
+    exact: bool = False
+    """Whether it answers as full attention does."""
+    batch: bool = True
+    """Whether rows may be decoded together."""
+    forks: bool = True
+    """Whether it reads prompts at full precision, and so can share a prefill."""
+    chunks: bool = True
+    """Whether the size of chunks changes no answer."""
+    models: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3")
+    """Of ``support.CONFIGS``."""
+
+    @property
+    def policy(self) -> str:
+        """What method.yaml names."""
+        return f"methods.{self.method}.policy:build"
+
+    def __str__(self) -> str:
+        return f"{self.method}{dict(self.params)}"
+
+
+VARIANTS = (
+    Variant("full_kv", {}, exact=True),
+    Variant("streaming_llm", {"keep": 0.5, "sinks": 2}, batch=False, forks=False),
+    Variant("streaming_llm", {"tokens": 64}, exact=True, batch=False, forks=False),
+    Variant("knorm", {"keep": 0.5}),
+    Variant("knorm", {"tokens": 7}),
+    Variant("knorm", {"keep": 1.0}, exact=True),
+)
