@@ -74,11 +74,19 @@ def look(loaded: LoadedManifest, settings: Settings, engine: str, report: Report
 
 
 def _fitting(wanted: str, loaded: LoadedManifest) -> str:
-    """Return the engine that can use the host's own Python, where the manifest meets it and the choice is open; else ``wanted``."""
+    """Return the engine that can use the host's own Python, where the manifest meets it; else ``wanted``. Raises EngineUnavailable."""
     own = recorded()
-    if wanted != "auto" or own is None or own.spec.system is None or own.spec.name not in _environment_names(loaded):
+    if own is None or own.spec.system is None or own.spec.name not in _environment_names(loaded) or wanted not in ("auto", *AUTO):
         return wanted
-    return "venv" if own.spec.system.image is None else "docker"
+    image = own.spec.system.image
+    needed = "venv" if image is None else "docker"
+    if wanted not in ("auto", needed):
+        where = f"in the image {image}" if image is not None else "a Python of this host"
+        raise EngineUnavailable(
+            f"Environment {own.spec.name}, in which this manifest runs here, is {where}: the engine {wanted} cannot use it.",
+            f"Run it with `--engine {needed}`, or forget that environment: `longctx config system --remove`.",
+        )
+    return needed
 
 
 def facts(world: World, *, build: bool, count: Counter | None = None, unavailable: Mapping[str, str] | None = None) -> Facts:

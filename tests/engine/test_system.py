@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,9 +43,9 @@ def longctx(tmp_path: Path) -> Longctx:
         "NO_COLOR": "1", "COLUMNS": "300",
     }  # fmt: skip
 
-    def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str | Path, **variables: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "longctx.orchestrator.cli", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=500)
+        return subprocess.run(command, cwd=tmp_path, env=environment | variables, capture_output=True, text=True, check=False, timeout=500)
 
     return run
 
@@ -63,7 +64,10 @@ def test_methods_run_in_a_python_that_longctx_did_not_make(
     longctx: Longctx, tmp_path: Path, environment_python: Callable[[str], Path]
 ) -> None:
     python = environment_python("tf5")
-    assert f"Python {'.'.join(map(str, _version(python)))}" in done(longctx("config", "system", "--python", python))
+    modules = tmp_path / "modules"
+    install(modules, "six-of-one", "1.0")
+    recorded = done(longctx("config", "system", "--python", python, PYTHONPATH=str(modules)))
+    assert "transformers 5.23.0" in recorded and "recorded from this shell, too: $PYTHONPATH" in recorded
     out = done(longctx("run", "m.yaml", "--engine", "venv"))
     assert "system*: the host's own packages, recorded, not locked" in out and "making it" not in out
     assert not (tmp_path / "cache" / "environments").exists(), "nothing is installed"
@@ -76,24 +80,25 @@ def test_methods_run_in_a_python_that_longctx_did_not_make(
     assert all(row.result and row.result.counts.scored == 2 and row.result.speed.headline for row in summary.rows)
     (locked,) = Lock.model_validate_json((runs / "lock.json").read_bytes()).environments
     assert (locked.name, locked.engine, locked.locked) == ("system", "venv", False)
-    assert locked.packages["transformers"] == "5.23.0" and locked.torch_record_sha256 is not None
+    assert locked.packages.items() >= {"transformers": "5.23.0", "six-of-one": "1.0"}.items()
+    assert locked.torch_record_sha256 is not None
+    assert {(cell["environment"], cell["status"]) for cell in cells(longctx)} == {("system", "REUSE")}
 
-    record = tmp_path / "images" / "system" / "requirements.lock"
-    whole = record.read_text()
-    record.write_text(whole.replace("transformers==5.23.0", "transformers==5.22.0"))
+    shutil.rmtree(modules)
+    install(modules, "six-of-one", "2.0")
+    assert "Nothing to run" in done(longctx("run", "m.yaml")), "what was answered before stays true"
+    (tmp_path / "m.yaml").write_text(MANIFEST.replace("words: [20]", "words: [20, 30]"))
     drifted = longctx("run", "m.yaml")
     assert drifted.returncode == 6
-    assert "Environment system changed since it was recorded: transformers 5.22.0, now 5.23.0." in drifted.stderr
+    assert "Environment system changed since it was recorded: six-of-one 1.0, now 2.0." in drifted.stderr
     assert f"longctx config system --like tf5 --python {python}" in drifted.stderr
-    record.write_text(whole)
-    assert {(cell["environment"], cell["status"]) for cell in cells(longctx)} == {("system", "REUSE")}
-    assert "Nothing to run" in done(longctx("run", "m.yaml"))
 
     done(longctx("config", "system", "--remove"))
     assert {(cell["environment"], cell["status"]) for cell in cells(longctx)} == {("tf5", "NEW")}
 
 
-def _version(python: Path) -> tuple[int, int]:
-    out = subprocess.run([python, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=True).stdout
-    major, minor = out.split()
-    return int(major), int(minor)
+def install(place: Path, name: str, version: str) -> None:
+    """Put a package of that version there, as far as its metadata goes."""
+    info = place / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
