@@ -94,9 +94,14 @@ def runner_digest() -> str:
     return code_digest({})
 
 
+def staged_name(needed: Mapping[str, Path]) -> str:
+    """Return the name of the folder that :func:`stage` makes."""
+    return code_digest(needed)[:24]
+
+
 def stage(cache: Path, needed: Mapping[str, Path]) -> Path:
     """Return a folder holding ``runner/`` and ``methods/<name>/``, named by the hash of its content; made once, then only found."""
-    target = cache / "code" / code_digest(needed)[:24]
+    target = cache / "code" / staged_name(needed)
     if target.is_dir():
         return target
     with storage_errors(target):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import devices, engines, jobs
-from .catalog import read_method
+from .catalog import find_catalog, read_method
 from .cells import refuse_hostile
 from .code import code_digest, folders, union
 from .contracts.job import Job, Limits
@@ -25,6 +25,7 @@ from .environments import as_written, find_environment
 from .errors import EngineUnavailable, EnvironmentFailed, Interrupted, LongctxError, ManifestError, StorageError
 from .events import Tail
 from .failure import RULES, judge
+from .families import members, whole
 from .settings import Settings
 from .store import RunFolder, read_document, write_document
 
@@ -115,18 +116,22 @@ def _last_word(out: Path) -> Exit | None:
 
 
 def _required(plan: Plan, planned: PlannedJob) -> Mapping[str, Path]:
-    """Return the method folders that a job needs. Raises ManifestError when their code is not the planned one: results carry its hash."""
+    """Return the method folders of a job: those of its methods, and the rest of their family, so that images do not depend on manifests.
+
+    Raises ManifestError when the code of its methods is not the planned one: results carry its hash.
+    """
     by_name = {cell.cell: cell for cell in plan.cells}
     methods = {method.name: method for method in map(read_method, map(Path, plan.method_folders))}
     parts = []
+    written = as_written(planned.environment)
     for name in {by_name[cell].method for cell in planned.cells}:
-        environment = next(one for one in methods[name].spec.environments if one.name == as_written(planned.environment))
+        environment = next(one for one in methods[name].spec.environments if one.name == written)
         needed = folders(environment, methods[name].folder)
         planned_code = {by_name[cell].code_sha256 for cell in planned.cells if by_name[cell].method == name}
         if planned_code != {code_digest(needed)}:
             raise ManifestError(f"The code of {name} changed since the run was planned.", "Run the same command again: it plans anew.")
         parts.append(needed)
-    return union(parts)
+    return whole(members(find_catalog(), written).get(planned.family, ()), written, union(parts))
 
 
 def _task(plan: Plan, number: int) -> PlannedJob | TokeniseTask:

@@ -13,6 +13,7 @@ import pytest
 from unit.orchestrator.builders import CODE, KEY, OTHER_CODE, Bench, cell, lock, plan, record_system
 
 from longctx.orchestrator import devices, engines, jobs, worker
+from longctx.orchestrator.catalog import Catalog
 from longctx.orchestrator.contracts.job import JobDevice, Limits
 from longctx.orchestrator.contracts.manifest import MethodEnvironment
 from longctx.orchestrator.contracts.outcome import Isolation, Verdict
@@ -340,6 +341,7 @@ def test_only_the_code_that_was_planned_runs(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(worker, "read_method", _Catalogued)
     monkeypatch.setattr(worker, "folders", lambda environment, folder: {"kv": folder})
     monkeypatch.setattr(worker, "code_digest", lambda needed: now)
+    monkeypatch.setattr(worker, "find_catalog", lambda: Catalog(()))
     made = plan(jobs=(JOB,), method_folders=(str(tmp_path),))
     if refused:
         with pytest.raises(LongctxError, match="The code of full-kv changed since the run was planned"):
