@@ -293,13 +293,21 @@ def test_caps_count_what_is_kept(cache: Path, out: Path, monkeypatch: pytest.Mon
 def test_a_full_disk_is_told_and_merges_nothing(cache: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = kernels.seed(cache, KEY)
 
-    def full(_: int) -> None:
+    def full(path: Path) -> None:
+        assert len(held(path)) == 4
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kernels.os, "fsync", full)
+    monkeypatch.setattr(kernels, "_sync", full)
     told = kernels.take(out, cache, KEY)
     assert told is not None and "could not be taken" in told and "No space left" in told
     assert held(folder) == {}
+    assert not (out / "kernels").exists()
+
+
+def test_a_cache_that_cannot_be_made_is_told(cache: Path, out: Path) -> None:
+    put(cache / "kernels", "a file where the folder should be")
+    told = kernels.take(out, cache, KEY)
+    assert told is not None and "could not be taken" in told and "\n" not in told
     assert not (out / "kernels").exists()
 
 
