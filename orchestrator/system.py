@@ -1,5 +1,6 @@
 """``longctx config system``: records the host's own Python, so that it stands in for an environment that cannot be made there."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from .errors import EnvironmentFailed, StorageError, UsageError
 from .store import write
 
 VARIABLES = ("LD_LIBRARY_PATH", "PYTHONPATH", "EBPYTHONPREFIXES", "CUDA_HOME")
-"""What module systems set to make a Python work; recorded, for a job starts without the caller's variables."""
+"""What module systems set to make a Python work; recorded, for a job starts without the caller's variables. All are paths."""
+OWN = Path(__file__).parents[2]
+"""Where longctx itself is imported from."""
 OPTIONAL = {
     "sentencepiece": "models whose tokenizer is a SentencePiece model cannot be used",
     "google.protobuf": "models whose tokenizer is a SentencePiece model may fail to load",
@@ -49,8 +52,13 @@ def find_python(named: str | None) -> str:
 
 
 def carried(caller: Mapping[str, str]) -> dict[str, str]:
-    """Return the caller's variables that the recorded Python is always started with."""
-    return {name: caller[name] for name in VARIABLES if caller.get(name)}
+    """Return the caller's variables that the recorded Python is always started with: absolute, and without longctx's own place."""
+    found = {}
+    for name in VARIABLES:
+        parts = [Path(part).expanduser().absolute() for part in caller.get(name, "").split(os.pathsep) if part]
+        if kept := [str(part) for part in parts if part.resolve() != OWN.resolve()]:
+            found[name] = os.pathsep.join(kept)
+    return found
 
 
 def record(

@@ -36,6 +36,7 @@ def show(context: typer.Context) -> None:
 def system(
     like: Annotated[str, typer.Option("--like", help="The environment that it stands in for.")] = "tf5",
     python: Annotated[str | None, typer.Option("--python", help="The interpreter; python3 on $PATH when absent.", metavar="PATH")] = None,
+    clean: Annotated[bool, typer.Option("--clean", help="Record none of this shell's variables, such as PYTHONPATH.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Forget what was recorded.")] = False,
 ) -> None:
     """Record a Python of this host that has torch and transformers, to run methods where nothing can be installed."""
@@ -48,7 +49,7 @@ def system(
         folder = forget()
         out.print(f"Removed {folder}." if folder else "No Python of this host is recorded.", markup=False, soft_wrap=True)
         return
-    done = record(like, find_python(python), variables=carried(os.environ))
+    done = record(like, find_python(python), variables={} if clean else carried(os.environ))
     version = f"Python {done.spec.python[0]}, torch {done.spec.torch['cpu']} for {' and '.join(done.spec.torch)}"
     lines = [
         f"Recorded environment system: {version}, transformers {done.packages.get('transformers', 'none')}, {len(done.packages)} packages.",

@@ -56,7 +56,7 @@ class VenvEngine:
             return "the venv engine isolates by means of Linux only"
         try:
             self._uv_program()
-        except FileNotFoundError:
+        except (FileNotFoundError, ImportError):
             if recorded() is not None:
                 return None  # that one needs no uv
             return "uv is missing; `python3 bootstrap.py` installs it"

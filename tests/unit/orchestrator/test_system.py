@@ -10,6 +10,7 @@ import pytest
 import yaml
 from unit.orchestrator.builders import HELD, answering, record_system
 
+import longctx
 from longctx.orchestrator import environments, system
 from longctx.orchestrator.engines.host import pins
 from longctx.orchestrator.errors import EnvironmentFailed, UsageError
@@ -132,3 +133,10 @@ def test_the_python_is_found_and_a_link_stays_one(tmp_path: Path, monkeypatch: p
 
 def test_only_what_a_module_system_sets_is_carried() -> None:
     assert system.carried({"LD_LIBRARY_PATH": "/lib", "PYTHONPATH": "", "HF_TOKEN": "secret"}) == {"LD_LIBRARY_PATH": "/lib"}
+
+
+def test_paths_are_carried_absolute_and_without_longctx_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = Path(longctx.__file__).parent.parent
+    assert system.carried({"PYTHONPATH": f"{own}:modules:"}) == {"PYTHONPATH": str(tmp_path / "modules")}
+    assert system.carried({"PYTHONPATH": str(own)}) == {}

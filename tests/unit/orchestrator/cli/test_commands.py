@@ -322,6 +322,7 @@ def test_config_system_records_shows_and_forgets(longctx: Command, monkeypatch: 
     assert "system*" in ran.out and "Note: recorded from this shell, too: $LD_LIBRARY_PATH." in ran.out
     assert asked == ["{'LD_LIBRARY_PATH': '/apps/lib'}"]
     assert f"# environment system, in place of tf5: {sys.executable}" in longctx("config").out
+    assert "recorded from this shell" not in longctx("config", "system", "--python", sys.executable, "--clean").out
     assert longctx("config", "system", "--remove").out.startswith("Removed ")
     assert longctx("config", "system", "--remove").out == "No Python of this host is recorded.\n"
 

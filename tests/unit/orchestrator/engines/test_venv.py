@@ -211,9 +211,10 @@ def test_one_recorded_from_an_image_is_refused(tmp_path: Path) -> None:
         engines.make("venv", Settings(cache=tmp_path)).prepare(spec, "cpu", lambda _: None)
 
 
-def test_a_recorded_one_needs_no_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [FileNotFoundError, ImportError])
+def test_a_recorded_one_needs_no_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def missing() -> str:
-        raise FileNotFoundError
+        raise error
 
     monkeypatch.setattr("uv.find_uv_bin", missing)
     engine = engines.make("venv", Settings(cache=tmp_path))
