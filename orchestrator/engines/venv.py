@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,18 @@ OPEN_FILES = 65536
 _OUR_FAULT = "This is a fault of longctx; please report it."
 
 
+@dataclass(frozen=True, kw_only=True)
+class _LaidOut:
+    """A process whose folders are there: how to start it, and what will isolate it."""
+
+    command: tuple[str, ...]
+    variables: Mapping[str, str]
+    home: Path
+    folders: tuple[Path, ...]
+    mark: str
+    detail: Mapping[str, bool]
+
+
 class VenvEngine:
     """Environments below ``<cache>/environments``; ``find`` is how an environment is looked up by its name."""
 
@@ -51,14 +64,10 @@ class VenvEngine:
         self._place = settings.cache.expanduser().absolute() / "environments"
 
     def unavailable(self) -> str | None:
-        """Return why environments cannot be made here, or None."""
+        """Return why environments can be neither made here nor used, or None."""
         if sys.platform != "linux":
             return "the venv engine isolates by means of Linux only"
-        try:
-            self._uv_program()
-        except (FileNotFoundError, ImportError):
-            if recorded() is not None:
-                return None  # that one needs no uv
+        if not self._has_uv() and recorded() is None:  # that one needs no uv
             return "uv is missing; `python3 bootstrap.py` installs it"
         return None
 
@@ -84,6 +93,8 @@ class VenvEngine:
             return found[1]
         if reason := self.unavailable():
             raise EngineUnavailable(f"The venv engine cannot be used here: {reason}.", "Choose another engine: `--engine docker`.")
+        if not self._has_uv():
+            raise EnvironmentFailed(f"Environment {known.spec.name} cannot be made: uv is missing.", "`python3 bootstrap.py` installs it.")
         if device not in known.spec.torch:
             raise EnvironmentFailed(
                 f"Environment {known.spec.name} is not made for {device}.", f"It is for: {', '.join(known.spec.torch)}."
@@ -107,8 +118,41 @@ class VenvEngine:
             raise EnvironmentFailed(f"Environment {environment.name} is not made for {device} yet.", "`longctx run` makes it.")
         return found[0] / "bin" / "python"
 
-    def start(self, spec: ContainerSpec) -> Process:
-        """Start the process in a root of links; see the class's module for what isolates it. Raises EnvironmentFailed or StorageError."""
+    def start(self, spec: ContainerSpec, *, keep: str | None = None) -> Process:
+        """Start the process in a root of links; see the class's module for what isolates it. Raises EnvironmentFailed or StorageError.
+
+        With ``keep``, whatever its name, root, home and temporary files stay when the process is left.
+        """
+        made = self._laid_out(spec)
+        popen = subprocess.Popen(
+            made.command,
+            env=made.variables,
+            cwd=made.home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        if popen.stdout is None:
+            raise AssertionError("a pipe was asked for")
+        log = LogPump(cast("Pipe", popen.stdout), spec.log)
+        log.start()
+        folders = () if keep else made.folders
+        return GroupProcess(popen, mark=made.mark, log=log, folders=folders, isolation="partial", detail=made.detail)
+
+    def interact(self, spec: ContainerSpec, *, keep: str) -> int:
+        """Start the process on this terminal, in this session, and wait for it; return its exit code. Raises as :meth:`start` does."""
+        made = self._laid_out(spec)
+        # What the terminal calls itself is the one thing of the caller's that a shell cannot do without.
+        terminal = {name: os.environ[name] for name in ("TERM",) if name in os.environ}
+        return subprocess.run(made.command, env={**terminal, **made.variables}, cwd=made.home, check=False).returncode
+
+    def kept(self, keep: str) -> tuple[str, ...]:
+        """Return nothing: only files stay."""
+        return ()
+
+    def _laid_out(self, spec: ContainerSpec) -> "_LaidOut":
+        """Make the process's folders; return how to start it."""
         python = self.python(spec.environment, spec.device)
         root, home, temporary = (spec.scratch / part for part in ("root", "home", "tmp"))
         try:
@@ -132,20 +176,6 @@ class VenvEngine:
         arguments = [part.replace("{root}", str(root.absolute())) for part in spec.argv]
         mark = uuid.uuid4().hex
         variables = {**job_environment(spec, python, root.absolute(), home=home.absolute(), temporary=temporary.absolute()), MARK: mark}
-        command = [str(python), "-I", "-S", str(LAUNCH), json.dumps(options), str(python), "-s", "-B", *arguments]
-        popen = subprocess.Popen(
-            command,
-            env=variables,
-            cwd=home,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        if popen.stdout is None:
-            raise AssertionError("a pipe was asked for")
-        log = LogPump(cast("Pipe", popen.stdout), spec.log)
-        log.start()
         detail = {
             "clean_environment": True,
             "own_home": True,
@@ -158,7 +188,17 @@ class VenvEngine:
             "read_only_root": False,
             "read_only_mounts": False,
         }
-        return GroupProcess(popen, mark=mark, log=log, folders=(root, home, temporary), isolation="partial", detail=detail)
+        return _LaidOut(
+            command=(str(python), "-I", "-S", str(LAUNCH), json.dumps(options), str(python), "-s", "-B", *arguments),
+            variables=variables, home=home, folders=(root, home, temporary), mark=mark, detail=detail,
+        )  # fmt: skip
+
+    def _has_uv(self) -> bool:
+        try:
+            self._uv_program()
+        except (FileNotFoundError, ImportError):
+            return False
+        return True
 
     def _uv_program(self) -> str:
         import uv

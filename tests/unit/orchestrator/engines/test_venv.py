@@ -221,6 +221,8 @@ def test_a_recorded_one_needs_no_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "uv is missing" in (engine.unavailable() or "")
     record_system()
     assert engine.unavailable() is None
+    with pytest.raises(EnvironmentFailed, match=r"Environment tf4\.40 cannot be made: uv is missing"):  # its cells alone are not run
+        engine.prepare(load_environment("tf4.40"), "cpu", lambda _: None)
 
 
 def test_a_job_gets_the_variables_that_were_recorded(tmp_path: Path) -> None:
