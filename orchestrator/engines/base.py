@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..contracts.job import DeviceKind
 from ..contracts.manifest import EnvironmentSpec
@@ -92,3 +92,17 @@ class Engine(Protocol):
 
     def start(self, spec: ContainerSpec) -> Process:
         """Start the process; its output goes to ``spec.log``, escapes stripped. Its stdin is a pipe that closes when this process dies."""
+
+
+@runtime_checkable
+class Debuggable(Engine, Protocol):
+    """An engine in which a person can look at what a job left, or take its place. ``keep`` is a name for what stays."""
+
+    def start(self, spec: ContainerSpec, *, keep: str | None = None) -> Process:
+        """Start the process as any other; with ``keep``, leaving it ends it and removes nothing."""
+
+    def interact(self, spec: ContainerSpec, *, keep: str) -> int:
+        """Start the same process on this terminal and wait for its end; return its exit code. What it ran in stays."""
+
+    def kept(self, keep: str) -> tuple[str, ...]:
+        """Return the commands that start what was kept again, and remove it; none where only files stay."""

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,13 +70,41 @@ class DockerEngine:
             )
         return found[1]
 
-    def start(self, spec: ContainerSpec) -> Process:
-        """Create the job's container, attach, start it. Raises EnvironmentFailed, EngineUnavailable or StorageError."""
-        image = self.image(spec)
-        body = profile.creation(_without_code(spec), image.id, self.host, self._devices(spec))
+    def start(self, spec: ContainerSpec, *, keep: str | None = None, image: str | None = None, python: str | None = None) -> Process:
+        """Create the job's container, attach, start it. Raises EnvironmentFailed, EngineUnavailable or StorageError.
+
+        ``keep`` names a container that stays when the process is left. ``image`` and ``python`` are another image's id and its interpreter,
+        for a process that needs no environment.
+        """
+        container = self._create(spec, keep, image=image, python=python)
+        return self._attached(container, spec, keep=keep is not None)
+
+    def interact(self, spec: ContainerSpec, *, keep: str) -> int:
+        """Create the same container with a terminal, named ``keep``, and hand this terminal to it; return its exit code.
+
+        The client does the typing: it knows raw terminals, resizing and detaching. Raises as :meth:`start` does.
+        """
+        client = shutil.which("docker")
+        if client is None:
+            raise EngineUnavailable("A shell in a container needs the docker client, and there is none on PATH.", "Install `docker-cli`.")
+        self._create(spec, keep, terminal=True)
+        return subprocess.run([client, "start", "--attach", "--interactive", keep], check=False).returncode
+
+    def kept(self, keep: str) -> tuple[str, ...]:
+        """Return the commands that look again at a container that was kept, and remove it."""
+        return f"docker start -ai {keep}", f"docker rm {keep}"
+
+    def _create(
+        self, spec: ContainerSpec, keep: str | None, *, image: str | None = None, python: str | None = None, terminal: bool = False
+    ) -> str:
+        """Create a job's container and return its id."""
+        body = profile.creation(
+            _without_code(spec), image or self.image(spec).id, self.host, self._devices(spec), kept=keep is not None, terminal=terminal,
+            python=python or str(profile.PYTHON),
+        )  # fmt: skip
         self._open_up(spec)
         spec.log.parent.mkdir(parents=True, exist_ok=True)
-        return self._start(body, spec)
+        return self._created(body, keep)
 
     def image(self, spec: ContainerSpec) -> Image:
         """Return the image that a job runs in: its environment's, with the code that the job names on top. Raises EnvironmentFailed."""
@@ -91,16 +121,22 @@ class DockerEngine:
         cdi = gpus.cdi_devices(info.get("CDISpecDirs") or ()) if spec.gpus else frozenset()
         return gpus.device_requests(spec.gpus, cdi=cdi, nvidia_runtime="nvidia" in (info.get("Runtimes") or {}))
 
-    def _start(self, body: Mapping[str, Any], spec: ContainerSpec) -> Process:
+    def _created(self, body: Mapping[str, Any], name: str | None) -> str:
         from docker.errors import APIError, ImageNotFound
 
         api = self.docker.api
         try:
-            container = self.docker.ask("creating a container", lambda: api.create_container_from_config(dict(body)))["Id"]
+            made = self.docker.ask("creating a container", lambda: api.create_container_from_config(dict(body), name))
         except ImageNotFound as error:
             raise EnvironmentFailed(f"Image {body['Image']} disappeared.", "Build it: `longctx images build`.") from error
         except APIError as error:
             raise _refused(error) from error
+        return str(made["Id"])
+
+    def _attached(self, container: str, spec: ContainerSpec, *, keep: bool) -> Process:
+        from docker.errors import APIError
+
+        api = self.docker.api
         try:
             parameters = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
             attached = self.docker.ask("attaching to a container", lambda: api.attach_socket(container, parameters))
@@ -114,7 +150,7 @@ class DockerEngine:
                 raise _refused(error) from error
             raise
         detail = profile.held(seen, self.docker.info.get("SecurityOptions") or ())
-        return process.DockerProcess(self.docker, container, output, spec.log, detail)
+        return process.DockerProcess(self.docker, container, output, spec.log, detail, keep=keep)
 
     def _open_up(self, spec: ContainerSpec) -> None:
         """Let whoever the container runs as write to ``out/`` and read everything else. Raises StorageError naming what it may not read."""
@@ -156,7 +192,7 @@ def _without_code(spec: ContainerSpec) -> ContainerSpec:
 
 _HINTS: Sequence[tuple[str, str]] = (
     ("unresolvable cdi devices", "The engine does not know this GPU: `nvidia-ctk cdi generate`, then `longctx doctor`."),
-    ("could not select device driver", "It has neither CDI nor the NVIDIA runtime: install NVIDIA's Container Toolkit, then `longctx doctor`."),
+    ("could not select device driver", "It knows neither CDI nor NVIDIA's runtime: install NVIDIA's toolkit, then `longctx doctor`."),
     ("bind source path does not exist", "It does not see this machine's files: run longctx where the engine runs."),
     ("cdi", "Switch CDI on in the engine (`\"features\": {\"cdi\": true}` in /etc/docker/daemon.json), then `longctx doctor`."),
 )  # fmt: skip

@@ -73,9 +73,12 @@ class Output:
 
 
 class DockerProcess:
-    """A started container. ``detail`` is what the engine says of its isolation."""
+    """A started container. ``detail`` is what the engine says of its isolation; one that is to be kept is killed but not removed."""
 
-    def __init__(self, docker: Docker, container: str, output: Output, log: Path, detail: Mapping[str, bool]) -> None:
+    def __init__(
+        self, docker: Docker, container: str, output: Output, log: Path, detail: Mapping[str, bool], *, keep: bool = False
+    ) -> None:
+        self._keep = keep
         self.isolation: Isolation = "full" if all(detail.values()) else "partial"
         self.isolation_detail: Mapping[str, bool] = dict(detail)
         self.container = container
@@ -127,7 +130,10 @@ class DockerProcess:
     def __exit__(self, *exc: object) -> None:
         """Kill it if it still runs and remove it. Where the engine is gone it is removed the next time one starts."""
         with contextlib.suppress(EngineUnavailable):
-            remove(self._docker, self.container)
+            if self._keep:
+                self.kill()
+            else:
+                remove(self._docker, self.container)
         self._output.hang_up()
         self._log.join(_PATIENCE)
         self._waiter.join(_PATIENCE)

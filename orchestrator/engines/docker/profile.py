@@ -56,11 +56,13 @@ def creation(
     *,
     python: str = str(PYTHON),
     extra: Sequence[str] = (),
+    kept: bool = False,
+    terminal: bool = False,
 ) -> dict[str, Any]:
     """Return the body of the engine's ``POST /containers/create``.
 
-    ``extra`` are host folders mounted read-only under their own path (packages that a host brings). Raises EnvironmentFailed for a mount
-    outside the root.
+    ``extra`` are host folders mounted read-only under their own path (packages that a host brings). ``kept``: a person wants to look at the
+    container afterwards, so no sweep takes it. ``terminal``: somebody types in it. Raises EnvironmentFailed for a mount outside the root.
     """
     user, group = identity(host)
     memory = spec.memory_bytes or int(host.memory_bytes * MEMORY_SHARE)
@@ -75,8 +77,8 @@ def creation(
         "Env": [f"{name}={value}" for name, value in sorted(variables.items())],
         "User": f"{user}:{group}",
         "WorkingDir": str(ROOT),
-        "Labels": labels(spec, host),
-        "Tty": False,
+        "Labels": labels(spec, host) | ({LABEL: "kept"} if kept else {}),
+        "Tty": terminal,
         "OpenStdin": True,
         "StdinOnce": True,
         "AttachStdin": True,
