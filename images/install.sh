@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs into /opt/environment while an image is built; see the Dockerfile, whose mounts it reads: /tools /wheels /cache /environment.
-# usage: install.sh torch ARGUMENTS… | add ARGUMENTS… | wheel REQUIREMENT FOLDER | lock MODULES…
+# usage: install.sh torch [from-index] ARGUMENTS… | add ARGUMENTS… | wheel REQUIREMENT FOLDER | lock MODULES…
 set -eu
 [ ! -f /run/secrets/index ] || . /run/secrets/index
 [ ! -f /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca
@@ -12,6 +12,10 @@ shift
 case $step in
 torch)
   "$uv" venv --no-project --python "$(command -v python3)" "$target"
+  if [ "$1" = from-index ]; then
+    shift
+    set -- --index "$LONGCTX_TORCH_INDEX" "$@"
+  fi
   exec "$uv" pip install --python "$target/bin/python" --only-binary :all: "$@"
   ;;
 add)
@@ -20,6 +24,10 @@ add)
 wheel)
   "$uv" pip install --python "$target/bin/python" setuptools wheel ninja packaging psutil pip
   mkdir -p "$2"
+  # pip does not know uv's variables.
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_FIND_LINKS=/wheels
+  [ -z "${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-}}" ] || export PIP_INDEX_URL="${UV_DEFAULT_INDEX:-$UV_INDEX_URL}"
+  [ ! -f /run/secrets/ca ] || export PIP_CERT=/run/secrets/ca
   exec "$target/bin/python" -m pip wheel --no-deps --no-build-isolation --wheel-dir "$2" "$1"
   ;;
 lock)

@@ -27,6 +27,8 @@ _INDEX = re.compile(
     r"^UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|INDEX_STRATEGY|INSECURE_HOST|HTTP_TIMEOUT|OFFLINE|INDEX_\w+_(USERNAME|PASSWORD))$"
 )
 """What of the caller's uv settings has a meaning inside a build; paths of this host have none."""
+TORCH_INDEX = "LONGCTX_TORCH_INDEX"
+"""How install.sh is told of the settings' ``torch_index``: like every index, it may hold a password, and build arguments are public."""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _STEP = re.compile(
     r"^#(?P<number>\d+) (?:\[(?P<name>[\w -]+) \d+/\d+\] (?:RUN|COPY)|(?P<export>exporting layers)|DONE (?P<seconds>[\d.]+)s)"
@@ -95,7 +97,7 @@ def build(recipes: Sequence[Recipe], settings: Settings, report: Report) -> None
             _run(command, settings, report, recipes[0].tag)
             return
         with tempfile.NamedTemporaryFile("w", prefix="longctx-bake-", suffix=".json") as file:
-            json.dump(bake_file(recipes, secrets), file)
+            json.dump(bake_file(recipes, secrets, variables(settings)), file)
             file.flush()
             allow = ["--allow", "network.host", "--allow", "fs.read=*"] if _knows_allow(program) else []
             command = [*program, "bake", "--builder", "default", "--progress", "plain", *allow, "--file", file.name]
@@ -122,8 +124,8 @@ def build_arguments(recipe: Recipe, secrets: Mapping[str, Path]) -> list[str]:
     return [*found, str(DOCKERFILE.parent)]
 
 
-def bake_file(recipes: Sequence[Recipe], secrets: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the definition that ``docker buildx bake`` reads: one target a recipe."""
+def bake_file(recipes: Sequence[Recipe], secrets: Mapping[str, Path], variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the definition that ``docker buildx bake`` reads: one target a recipe. Proxies are taken from ``variables``."""
     targets: dict[str, Any] = {}
     for recipe in recipes:
         target: dict[str, Any] = {
@@ -132,7 +134,7 @@ def bake_file(recipes: Sequence[Recipe], secrets: Mapping[str, Path]) -> dict[st
         }  # fmt: skip
         if recipe.network:
             target |= {"network": "host", "secret": [f"id={key},src={path}" for key, path in secrets.items()]}
-            target["args"] |= {name: os.environ[name] for name in PROXIES if os.environ.get(name)}
+            target["args"] |= {name: variables[name] for name in PROXIES if variables.get(name)}
         targets[re.sub(r"\W+", "-", recipe.tag)] = target
     return {"group": {"default": {"targets": list(targets)}}, "target": targets}
 
@@ -191,36 +193,48 @@ def _context(dockerfile: str, code: Path) -> io.BytesIO:
 @contextmanager
 def _secrets(settings: Settings) -> Iterator[dict[str, Path]]:
     """Yield the build's secrets as files by id; they are removed afterwards. Raises EnvironmentFailed for a CA that is not there."""
-    variables = uv_environment(settings, os.environ)
+    found = uv_environment(settings, os.environ)
     with tempfile.TemporaryDirectory(prefix="longctx-build-") as folder:
         index = Path(folder) / "index"
         index.touch(mode=0o600)
-        shown = {key: value for key, value in variables.items() if _INDEX.match(key) or (key in PROXIES and value)}
+        shown = {key: value for key, value in found.items() if _INDEX.match(key) or (key in PROXIES and value)}
+        if settings.torch_index:
+            shown[TORCH_INDEX] = settings.torch_index
         index.write_text("".join(f"export {key}={_quoted(value)}\n" for key, value in sorted(shown.items())), encoding="utf-8")
-        found = {"index": index}
-        if authority := variables.get("SSL_CERT_FILE"):
+        files = {"index": index}
+        if authority := found.get("SSL_CERT_FILE"):
             path = Path(authority).expanduser().absolute()
             if not path.is_file():
                 step = "`certificates` in the settings (or $SSL_CERT_FILE) must name a file of PEM certificates, or be unset."
                 raise EnvironmentFailed(f"The CA bundle {path} does not exist.", step)
-            found["ca"] = path
-        yield found
+            files["ca"] = path
+        yield files
 
 
 def _quoted(value: str) -> str:
     return "'" + value.replace("'", "'\\''") + "'"
 
 
+def variables(settings: Settings) -> dict[str, str]:
+    """Return the environment that buildx is called with."""
+    found = dict(os.environ)
+    if settings.proxy:
+        found |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), settings.proxy)
+    return found | {"BUILDX_BAKE_ENTITLEMENTS_FS": "0"}  # what bake reads is named in its file
+
+
 def _run(command: Sequence[str], settings: Settings, report: Report, what: str) -> None:
     """Run buildx, passing its steps on. Raises EnvironmentFailed or StorageError with what it said last."""
-    variables = dict(os.environ)
-    if settings.proxy:
-        variables |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), settings.proxy)
-    variables["BUILDX_BAKE_ENTITLEMENTS_FS"] = "0"  # what it reads is named above
     last: deque[str] = deque(maxlen=400)
     names: dict[str, str] = {}
     with subprocess.Popen(
-        command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=variables(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         try:
             for line in process.stdout or ():

@@ -61,14 +61,20 @@ class Maker:
             return None
         return Image(tag=tag, id=found["Id"], labels=(found.get("Config") or {}).get("Labels") or {})
 
+    def image(self, environment: Environment, device: DeviceKind) -> Image | None:
+        """Return an environment's image, or None; one whose base is by now another one does not count."""
+        found = self.inspect(environment_tag(environment, device, self.base(device), self.flash(environment, device)))
+        return None if found is None or self.outdated(found.labels) else found
+
+    def outdated(self, labels: Mapping[str, str]) -> bool:
+        """Whether the base that an image was built on is here under its name, but is another one by now."""
+        present = self.inspect(labels.get(f"{LABEL}.base", "")) if labels.get(f"{LABEL}.base") else None
+        return present is not None and labels.get(f"{LABEL}.base-id") != present.id
+
     def find(self, environment: Environment, device: DeviceKind) -> tuple[Image, LockedEnvironment] | None:
-        """Return an environment's image with its record, or None; one whose base is by now another one does not count."""
-        base = self.base(device)
-        image = self.inspect(environment_tag(environment, device, base, self.flash(environment, device)))
+        """Return an environment's image with its record, or None."""
+        image = self.image(environment, device)
         if image is None:
-            return None
-        present = self.inspect(base)
-        if present is not None and image.labels.get(f"{LABEL}.base-id") != present.id:
             return None
         inside = self._record(image)
         return image, LockedEnvironment(
@@ -83,7 +89,7 @@ class Maker:
                 raise EnvironmentFailed(
                     f"Environment {environment.spec.name} is not made for {device}.", f"It is for: {', '.join(environment.spec.torch)}."
                 )
-        with self._alone(report):
+        with self.alone(report):
             left = [(environment, device) for environment, device in wanted if self.find(environment, device) is None]
             if not left:
                 return
@@ -103,7 +109,7 @@ class Maker:
             LABEL: "family", f"{LABEL}.environment": environment, f"{LABEL}.family": family or "", f"{LABEL}.device": device,
             f"{LABEL}.code": code.name, f"{LABEL}.on": image.id,
         }  # fmt: skip
-        with self._alone(lambda _: None):
+        with self.alone(lambda _: None):
             if found := self.inspect(tag):
                 return found
             builder.build_thin(self.docker, Recipe(tag=tag, stage="family", labels=labels), image.tag, code, self.settings)
@@ -126,6 +132,9 @@ class Maker:
         python = self._python(base, environment, report)
         flash = self.flash(environment, device)
         arguments = torch_arguments(environment, device, python, self.settings, driver=False)
+        if "--index" in arguments:  # install.sh learns it from a secret: arguments stand in an image's history
+            at = arguments.index("--index")
+            arguments = ["from-index", *arguments[:at], *arguments[at + 2 :]]
         if "--constraint" in arguments:  # a path of this host
             arguments = [part for part in arguments if part not in ("--constraint", str(environment.lock))]
         return Recipe(
@@ -274,7 +283,7 @@ class Maker:
                 )
 
     @contextlib.contextmanager
-    def _alone(self, report: Report) -> Iterator[None]:
+    def alone(self, report: Report) -> Iterator[None]:
         """Hold the one lock for builds on this host: a second process waits, then finds what the first made."""
         place = self.settings.cache / "builds" / "lock"
         with storage_errors(place):

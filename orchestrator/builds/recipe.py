@@ -50,6 +50,11 @@ def _text(*names: str) -> list[str]:
     return [found[name] for name in (names or [one for one in found if one not in THIN])]
 
 
+def component(name: str) -> str:
+    """Return a name as the engine takes it in an image's: small letters and digits, single separators between them."""
+    return re.sub(r"[._-]{2,}", "-", re.sub(r"[^a-z0-9._-]", "-", name.lower())).strip("._-")
+
+
 def python_tag(base: str) -> str:
     """Return the name of the image with Python and a compiler on top of ``base``."""
     return f"{REPOSITORY}/python:{digest([_text('python'), base])[:12]}"
@@ -58,12 +63,13 @@ def python_tag(base: str) -> str:
 def environment_tag(environment: Environment, device: DeviceKind, base: str, flash: str = "none") -> str:
     """Return the name of an environment's image. ``flash``: how flash-attn gets into it, none where it does not."""
     made_of = [_text(), INSTALL.read_text(encoding="utf-8"), INSIDE.read_text(encoding="utf-8"), environment.sha256, device, base]
-    return f"{REPOSITORY}/{environment.spec.name}:{device}-{digest([*made_of, flash != 'none'])[:12]}"
+    return f"{REPOSITORY}/{component(environment.spec.name)}:{device}-{digest([*made_of, flash != 'none'])[:12]}"
 
 
 def family_tag(environment: str, family: str | None, device: DeviceKind, image: str, code: str) -> str:
     """Return the name of a family's image: an environment's image by id, and the hash of runner and methods."""
-    return f"{REPOSITORY}/{environment}-{(family or 'runner').lower()}:{device}-{digest([_text(*THIN), image, code])[:12]}"
+    name = component(f"{environment}-{family or 'runner'}")
+    return f"{REPOSITORY}/{name}:{device}-{digest([_text(*THIN), image, code])[:12]}"
 
 
 def thin_dockerfile(image: str) -> str:
