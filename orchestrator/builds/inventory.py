@@ -94,8 +94,9 @@ def build(maker: Maker, names: Sequence[str], device: DeviceKind, catalog: Catal
         wanted = [one for one in wanted if device in one.spec.torch]
     tokenising = {model.spec.environment for model in known_models().values()} & {one.spec.name for one in wanted}
     makeable = [one for one in wanted if one.spec.name in tokenising and "cpu" in one.spec.torch]
-    pairs = dict.fromkeys([*((one, device) for one in wanted), *((one, DEVICES[0]) for one in makeable)])
-    maker.make(list(pairs), report)
+    pairs: list[tuple[Environment, DeviceKind]] = [(one, device) for one in wanted]
+    pairs += [(one, "cpu") for one in makeable if device != "cpu"]
+    maker.make(pairs, report)
     made = len(pairs)
     for environment in wanted:
         name = environment.spec.name
