@@ -92,10 +92,10 @@ def build(maker: Maker, names: Sequence[str], device: DeviceKind, catalog: Catal
         raise UsageError(f"None of these methods runs in {', '.join(names) or 'an environment that has images'}.", f"They run in: {where}.")
     if not names:
         wanted = [one for one in wanted if device in one.spec.torch]
-    tokenising = {model.spec.environment for model in known_models().values()} & {one.spec.name for one in wanted}
-    makeable = [one for one in wanted if one.spec.name in tokenising and "cpu" in one.spec.torch]
+    named = {model.spec.environment for model in known_models().values()}
+    tokenising = [one for one in imaged(names) if one.spec.name in named and "cpu" in one.spec.torch]
     pairs: list[tuple[Environment, DeviceKind]] = [(one, device) for one in wanted]
-    pairs += [(one, "cpu") for one in makeable if device != "cpu"]
+    pairs += [(one, "cpu") for one in tokenising if (one, "cpu") not in pairs]
     maker.make(pairs, report)
     made = len(pairs)
     for environment in wanted:
@@ -104,11 +104,11 @@ def build(maker: Maker, names: Sequence[str], device: DeviceKind, catalog: Catal
             maker.family(_built(maker, environment, device), name, family, device, stage(maker.settings.cache, needed))
             report(f"{name} {device}: family {family}")
             made += 1
-        if environment in makeable:
-            maker.family(_built(maker, environment, "cpu"), name, None, "cpu", stage(maker.settings.cache, {}))
-            report(f"{name} cpu: the bare runner")
-            made += 1
-    return made
+    for environment in tokenising:
+        name = environment.spec.name
+        maker.family(_built(maker, environment, "cpu"), name, None, "cpu", stage(maker.settings.cache, {}))
+        report(f"{name} cpu: the bare runner")
+    return made + len(tokenising)
 
 
 def _families(catalog: Catalog, environment: str, device: DeviceKind, methods: Sequence[Method] = ()) -> dict[str, dict[str, Path]]:
