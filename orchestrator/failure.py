@@ -31,6 +31,7 @@ RULES: dict[Outcome, Rule] = {
     "load_failed": Rule(False, True, "Read the log: the model's files, dtype or environment do not fit together."),
     "killed": Rule(True, True, "Something outside killed it; it is tried once more."),
     "bad_output": Rule(False, True, "The container wrote what it may not; nothing of it was used."),
+    "engine_lost": Rule(True, True, "Look at the engine (`longctx doctor`); the job is tried once more."),
     "environment_failed": Rule(False, False, "Mend the environment as the message says."),
     "not_started": Rule(True, True, "Read the log for why the process did not start."),
 }

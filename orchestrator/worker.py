@@ -11,16 +11,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from . import devices, engines, jobs
+from . import devices, engines, jobs, kernels
 from .catalog import find_catalog, read_method
 from .cells import refuse_hostile
 from .code import code_digest, folders, union
 from .contracts.job import Job, Limits
 from .contracts.outcome import Exit, Isolation, Loaded, Outcome, Verdict
-from .contracts.plan import Lock, Plan, PlannedJob, TokeniseTask
-from .engines.base import ContainerSpec, Ended, Engine, Process
+from .contracts.plan import Lock, LockedEnvironment, Plan, PlannedJob, TokeniseTask
+from .engines.base import ContainerSpec, Ended, Engine, Mount, Process
 from .environments import as_written, find_environment
 from .errors import EngineUnavailable, EnvironmentFailed, Interrupted, LongctxError, ManifestError, StorageError
 from .events import Tail
@@ -161,8 +162,11 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
             if spec is None:
                 outcome, code = "done", 0
             else:
-                engine.prepare(find_environment(task.environment).spec, spec.device, lambda _: None)
-                outcome, detail, code, isolation = _execute(engine, spec, attempt, stop)
+                made = engine.prepare(find_environment(task.environment).spec, spec.device, lambda _: None)
+                kept = _kernels(made, spec)
+                outcome, detail, code, isolation = _execute(engine, _with_kernels(spec, kept, settings.cache), attempt, stop)
+                if kept and (refused := kernels.take(attempt.out, settings.cache, kept)):
+                    detail = f"{detail}; {refused}".removeprefix("; ")
     except Interrupted as error:
         outcome, detail = "stopped", str(error)
     except (EnvironmentFailed, EngineUnavailable) as error:
@@ -192,13 +196,31 @@ def _render(
     return jobs.generate(run, plan, lock, task, attempt, _required(plan, task), settings.cache)
 
 
+def _kernels(made: LockedEnvironment, spec: ContainerSpec) -> str | None:
+    """Return under which key the kernels are kept that this very code compiled on such GPUs; None for a job without."""
+    if spec.device != "cuda":
+        return None
+    code = next(mount.source.name for mount in spec.mounts if mount.target == "code")
+    return kernels.key(f"{made.image or made.spec_sha256}/{code}", devices.hardware("cuda"))
+
+
+def _with_kernels(spec: ContainerSpec, kept: str | None, cache: Path) -> ContainerSpec:
+    if kept is None:
+        return spec
+    mount = Mount(source=kernels.seed(cache, kept), target=kernels.TARGET)
+    return replace(spec, mounts=(*spec.mounts, mount), env={**spec.env, **kernels.VARIABLES})
+
+
 def _execute(
     engine: Engine, spec: ContainerSpec, attempt: jobs.Attempt, stop: Stop
-) -> tuple[Outcome, str, int, tuple[Isolation, Mapping[str, bool]]]:
+) -> tuple[Outcome, str, int | None, tuple[Isolation, Mapping[str, bool]]]:
     limits = read_document(attempt.folder / "job.json", Job).limits
     with engine.start(spec) as process:
-        ended, expired = _watch(process, Clocks(limits, Tail(attempt.out / "events.jsonl")), stop)
         isolation = (process.isolation, dict(process.isolation_detail))
+        try:
+            ended, expired = _watch(process, Clocks(limits, Tail(attempt.out / "events.jsonl")), stop)
+        except EngineUnavailable as error:
+            return "engine_lost", str(error), None, isolation
     if hostile := refuse_hostile(attempt.out):
         return "bad_output", hostile, ended.code, isolation
     outcome, detail = judge(ended, _last_word(attempt.out), timed_out=expired, stopping=stop.wanted)

@@ -17,7 +17,7 @@ from longctx.orchestrator.catalog import Catalog
 from longctx.orchestrator.contracts.job import JobDevice, Limits
 from longctx.orchestrator.contracts.manifest import MethodEnvironment
 from longctx.orchestrator.contracts.outcome import Isolation, Verdict
-from longctx.orchestrator.contracts.plan import PlannedJob, TokeniseTask
+from longctx.orchestrator.contracts.plan import LockedEnvironment, PlannedJob, TokeniseTask
 from longctx.orchestrator.contracts.request import Prompting
 from longctx.orchestrator.engines.base import ContainerSpec, Ended
 from longctx.orchestrator.errors import EngineUnavailable, EnvironmentFailed, LongctxError, StorageError
@@ -192,9 +192,10 @@ class FakeEngine:
         self.raises: Exception | None = None
         self.started: list[ContainerSpec] = []
 
-    def prepare(self, *_: object) -> None:
+    def prepare(self, *_: object) -> LockedEnvironment:
         if self.raises:
             raise self.raises
+        return LockedEnvironment(name="tf5", kind="cpu", engine="venv", spec_sha256="0" * 64, python="3.11.7", packages={})
 
     def start(self, spec: ContainerSpec) -> FakeProcess:
         self.started.append(spec)
@@ -320,6 +321,17 @@ def test_the_leased_gpus_are_what_the_job_is_told(bench: Bench, engine: FakeEngi
     write_document(bench.run.plan, plan(jobs=(cuda,), tokenise=(TOKENISE,)))
     assert run(bench)[1].outcome == "done"
     assert engine.started[0].gpus == ("GPU-1",)
+    assert engine.started[0].env["LONGCTX_KERNELS"] == "keep"
+    assert [mount.writable for mount in engine.started[0].mounts if mount.target == "kernels"] == [False]
+
+
+def test_a_lost_engine_is_tried_once_more(bench: Bench, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_: object) -> None:
+        raise EngineUnavailable("The Docker Engine lost the container.")
+
+    monkeypatch.setattr(FakeProcess, "poll", lost)
+    code, verdict = run(bench)
+    assert (code, verdict.outcome, verdict.retry, verdict.isolation) == (1, "engine_lost", True, "partial")
 
 
 def test_a_task_that_the_plan_does_not_have(bench: Bench, engine: FakeEngine) -> None:
