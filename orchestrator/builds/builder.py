@@ -24,7 +24,7 @@ from .recipe import DOCKERFILE, Recipe, thin_dockerfile
 
 BUILDX_STEP = "Install it: `apt-get install docker-buildx` (Debian 13, Ubuntu 24.04) or `docker-buildx-plugin` (Docker's own packages)."
 _INDEX = re.compile(
-    r"^UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|INDEX_STRATEGY|INSECURE_HOST|HTTP_TIMEOUT|OFFLINE|INDEX_\w+_(USERNAME|PASSWORD))$"
+    r"^UV_(DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|NO_INDEX|INDEX_STRATEGY|INSECURE_HOST|HTTP_TIMEOUT|HTTP_RETRIES|OFFLINE|INDEX_\w+_(USERNAME|PASSWORD))$"
 )
 """What of the caller's uv settings has a meaning inside a build; paths of this host have none."""
 TORCH_INDEX = "LONGCTX_TORCH_INDEX"
@@ -33,6 +33,8 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "
 _STEP = re.compile(
     r"^#(?P<number>\d+) (?:\[(?P<name>[\w -]+) \d+/\d+\] (?:RUN|COPY)|(?P<export>exporting layers)|DONE (?P<seconds>[\d.]+)s)"
 )
+_STAMP = re.compile(r"^(#\d+ )?(\d+\.\d+ )?")
+_TROUBLE = re.compile(r"\berror\b|failed|×|╰|\bcause|no valid|\bbecause\b|^hint:|^E: ", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -44,14 +46,14 @@ class _Cause(NamedTuple):
 
 _CAUSES = (
     _Cause(
-        ("unknownissuer", "certificate verify failed", "invalid peer certificate", "unable to get local issuer", "self-signed certificate"),
-        "a server's certificate is not trusted inside the build",
-        "Name the CA bundle that your network needs as `certificates` in the settings (`longctx config`).",
-    ),
-    _Cause(
         ("no valid certificate", "failed to load cert", "could not load cert", "could not parse cert", "ssl_cert_file"),
         "the CA bundle cannot be used",
         "`certificates` in the settings must be a file of PEM certificates.",
+    ),
+    _Cause(
+        ("unknownissuer", "certificate verify failed", "invalid peer certificate", "unable to get local issuer", "self-signed certificate"),
+        "a server's certificate is not trusted inside the build",
+        "Name the CA bundle that your network needs as `certificates` in the settings (`longctx config`).",
     ),
     _Cause(
         (
@@ -60,6 +62,11 @@ _CAUSES = (
         ),
         "the package index cannot be reached from the build",
         "Check network and `proxy` (`longctx config`), or name a `wheelhouse` and set `offline`.",
+    ),
+    _Cause(
+        ("network was disabled", "network connectivity is disabled"),
+        "a package is in neither the cache nor the wheelhouse, and `offline` is set",
+        "Put its wheel into the `wheelhouse`, or unset `offline` (`longctx config`).",
     ),
     _Cause(
         ("no version of", "no solution found", "not found in the package registry", "not found in the cache", "with a matching"),
@@ -251,14 +258,21 @@ def _run(command: Sequence[str], settings: Settings, report: Report, what: str) 
         raise _failure(what, list(last))
 
 
+def _telling(lines: Sequence[str]) -> list[str]:
+    """Return the lines that say what went wrong, once each: BuildKit numbers and times them, repeats the step's last, and names the step."""
+    first = lines[: lines.index("------")] if "------" in lines else lines
+    plain = [_STAMP.sub("", line) for line in first]
+    errors = [line for line in plain if _TROUBLE.search(line) and "did not complete successfully" not in line]
+    return [*dict.fromkeys(errors or [line for line in plain if line.strip()])][-12:]
+
+
 def _failure(what: str, lines: Sequence[str]) -> EnvironmentFailed | StorageError:
     text = "\n".join(lines)
     if re.search(r"no space left on device|disk quota exceeded", text, re.IGNORECASE):
         return StorageError(
             f"The Docker Engine's disk is full: {what} was not built.", "Free some: `longctx images prune`, then run it again."
         )
-    errors = [line for line in lines if re.search(r"\berror\b|failed|×|╰|caused by", line, re.IGNORECASE)] or list(lines)
-    shown = "\n".join(f"  {line}" for line in [*dict.fromkeys(errors)][-12:])
+    shown = "\n".join(f"  {line}" for line in _telling(lines))
     for cause in _CAUSES:
         if any(sign in text.lower() for sign in cause.signs):
             return EnvironmentFailed(f"Image {what} could not be built: {cause.told}.\n{shown}", cause.step)
