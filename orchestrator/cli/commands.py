@@ -1,5 +1,5 @@
 """Registers every command; importing this module imports no command's own needs."""
 
-from . import configure, data, execute, images, inspect_, inventory, measure, worker
+from . import configure, data, diagnose, execute, images, inspect_, inventory, measure, worker
 
-__all__ = ["configure", "data", "execute", "images", "inspect_", "inventory", "measure", "worker"]
+__all__ = ["configure", "data", "diagnose", "execute", "images", "inspect_", "inventory", "measure", "worker"]

@@ -12,6 +12,7 @@ import errno
 import functools
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -267,20 +268,22 @@ def pids(limit: int) -> Line:
     return Line("pids_limit", stopped == "EAGAIN", f"{limit:,} forks", f"{len(children):,} started, then {stopped or 'no refusal'}")
 
 
-def memory_limit() -> int | None:
-    """Return the memory limit of this process's control group as seen from inside (version 2, then 1), in bytes; None without one."""
+def memory_limit() -> tuple[int, str] | None:
+    """Return the memory limit in bytes, and whose: the control group's as seen from inside (version 2, then 1), or the process's own."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = _read(path).strip()
         if text.isdecimal() and int(text) < 2**60:
-            return int(text)
-    return None
+            return int(text), "the control group's"
+    own = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    return None if own == resource.RLIM_INFINITY else (own, "the process's, for each of its children anew")
 
 
 def memory(expected: int | None) -> Line:
     """Memory is limited to what the job was given."""
     found = memory_limit()
-    held = found is not None and (expected is None or found <= expected)
-    return Line("memory_limit", held, "reading the control group's limit", "no limit" if found is None else f"{found:,} bytes")
+    held = found is not None and (expected is None or found[0] <= expected)
+    saw = "no limit" if found is None else f"{found[0] / 2**20:,.0f} MiB, {found[1]}"
+    return Line("memory_limit", held, "reading the limit of the control group and of the process", saw)
 
 
 def shm(expected: int | None) -> Line:
