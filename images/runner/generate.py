@@ -82,10 +82,14 @@ class Watch:
         self._paused += time.perf_counter() - started
 
 
-def generate(bound: Bound, prompts: Sequence[Prompt], watch: Watch, exact_new_tokens: int | None) -> Failure | None:
-    """Let a method work; its answers land in ``watch``. Returns what went wrong, with the traceback on stderr."""
+def generate(bound: Bound, prompts: Sequence[Prompt], watch: Watch, exact_new_tokens: int | None, shared: Any = None) -> Failure | None:
+    """Let a method work; its answers land in ``watch``. Returns what went wrong, with the traceback on stderr.
+
+    ``shared`` is a prefill of these prompts to fork from, by a bound that can.
+    """
+    options = {} if shared is None else {"shared": shared}
     try:
-        for answer in bound.generate(prompts, watch.hooks(), exact_new_tokens):
+        for answer in bound.generate(prompts, watch.hooks(), exact_new_tokens, **options):
             if answer.id not in watch.members or answer.id in watch.answers:
                 raise ValueError(f"the method answered {answer.id!r}, which is not in the batch or was answered before")
             watch.answers[answer.id] = checked_answer(answer, prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .attempt import Attempt
@@ -14,37 +14,58 @@ from .prompts import Given, of_cell
 from .protocol import Bound
 
 
-def respond(attempt: Attempt, cell: Mapping[str, Any], bind: Callable[[], Bound]) -> None:
-    """Answer what a cell still lacks. ``bind`` is called when there is something to do.
+class Answers:
+    """What one cell still lacks, and the file that its answers go to. A context manager."""
+
+    def __init__(self, attempt: Attempt, cell: Mapping[str, Any]) -> None:
+        self.cell = cell
+        self._attempt = attempt
+        self._path = attempt.job.inside(cell["batches"])
+        self._lines = Lines(attempt.job.output(cell["responses"]), ("id",))
+        self.wanted: set[str] = set()
+        total = answered = 0
+        try:
+            for batch in each_batch(self._path):
+                total += len(batch["keep"])
+                answered += sum((name,) in self._lines.found for name in batch["keep"])
+                if _missing(batch, self._lines):
+                    self.wanted.update(batch["members"])
+            self._progress = Progress(attempt.events, cell["cell"], "respond", answered, total)
+        except BaseException:
+            self._lines.close()
+            raise
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        """Yield the batches that lack an answer."""
+        return (batch for batch in each_batch(self._path) if _missing(batch, self._lines))
+
+    def take(self, batch: Mapping[str, Any], responses: Sequence[Mapping[str, Any]]) -> None:
+        """Write those responses of a batch that are missing."""
+        missing = _missing(batch, self._lines)
+        kept = [response for response in responses if response["id"] in missing]
+        for response in kept:
+            self._lines.write(response)
+            self._attempt.answered += 1
+        self._progress.add(len(kept), sum(response["tokens"]["given"] + response["tokens"]["generated"] for response in kept))
+
+    def __enter__(self) -> Answers:
+        """Return self."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+def respond(attempt: Attempt, answers: Answers, bound: Bound) -> None:
+    """Answer what a cell still lacks.
 
     Raises Stopped between batches, Failed when the disk is full or the GPU lost, BadJob when the inputs do not fit together.
     """
-    attempt.phase = "respond"
-    path = attempt.job.inside(cell["batches"])
-    with Lines(attempt.job.output(cell["responses"]), ("id",)) as lines:
-        total = answered = 0
-        wanted: set[str] = set()
-        for batch in each_batch(path):
-            total += len(batch["keep"])
-            answered += sum((name,) in lines.found for name in batch["keep"])
-            if _missing(batch, lines):
-                wanted.update(batch["members"])
-        progress = Progress(attempt.events, cell["cell"], "respond", answered, total)
-        if not wanted:
-            return
-        bound = bind()
-        with of_cell(attempt.job, cell, wanted) as prompts:
-            for batch in each_batch(path):
-                missing = _missing(batch, lines)
-                if not missing:
-                    continue
-                attempt.stop.check()
-                responses = _batch(attempt, bound, batch["id"], [prompts.get(name) for name in batch["members"]])
-                kept = [response for response in responses if response["id"] in missing]
-                for response in kept:
-                    lines.write(response)
-                    attempt.answered += 1
-                progress.add(len(kept), sum(response["tokens"]["given"] + response["tokens"]["generated"] for response in kept))
+    with of_cell(attempt.job, answers.cell, answers.wanted) as prompts:
+        for batch in answers.batches():
+            attempt.stop.check()
+            answers.take(batch, answer_batch(attempt, bound, batch["id"], [prompts.get(name) for name in batch["members"]]))
 
 
 def _missing(batch: Mapping[str, Any], lines: Lines) -> list[str]:
@@ -52,10 +73,11 @@ def _missing(batch: Mapping[str, Any], lines: Lines) -> list[str]:
     return [name for name in batch["keep"] if (name,) not in lines.found]
 
 
-def _batch(attempt: Attempt, bound: Bound, number: int, given: Sequence[Given]) -> list[dict[str, Any]]:
-    """Decode one planned batch and return its responses, in order."""
+def answer_batch(attempt: Attempt, bound: Bound, number: int, given: Sequence[Given], shared: Any = None) -> list[dict[str, Any]]:
+    """Decode one planned batch and return its responses, in order. With a prefill that is shared no peak is anybody's own: it is null."""
     device = attempt.device
-    if device.peak_repeats:
+    peaks = device.peak_repeats and shared is None
+    if peaks:
         device.watch()
     failures: dict[str, Failure] = {}
     remaining = [item.prompt for item in given]
@@ -65,7 +87,7 @@ def _batch(attempt: Attempt, bound: Bound, number: int, given: Sequence[Given]) 
     while remaining:
         seed(attempt.job.seed)
         watch = Watch(attempt, [prompt.id for prompt in remaining], measuring=True, tokens=max(len(prompt.ids) for prompt in remaining))
-        failure = generate(bound, remaining, watch, None)
+        failure = generate(bound, remaining, watch, None, shared if len(remaining) == len(given) else None)
         answers.update(watch.answers)
         kv.update(watch.kv)
         if failure is None:
@@ -77,7 +99,7 @@ def _batch(attempt: Attempt, bound: Bound, number: int, given: Sequence[Given]) 
         # Those that fit are decoded without those that do not; after any other failure the whole batch is done with.
         some = failure.kind == "too_long" and failure.ids and concerned
         remaining = [prompt for prompt in remaining if prompt.id not in answers and prompt.id not in failures] if some else []
-    memory = {"weights": attempt.weights, "peak": device.peak() if device.peak_repeats else None}
+    memory = {"weights": attempt.weights, "peak": device.peak() if peaks else None}
     responses = []
     for item in given:
         common = {"batch": {"id": number, "size": len(given)}, "memory": memory, "kv": kv.get(item.prompt.id)}

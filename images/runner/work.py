@@ -13,6 +13,7 @@ from typing import Any
 
 from . import device as devices
 from . import environment as environments
+from . import together
 from . import tokenizer as tokenizers
 from .attempt import Attempt
 from .count import count
@@ -20,7 +21,6 @@ from .emit import replace
 from .ending import Ending, Failed
 from .failures import classify, describe
 from .protocol import Bound, Family, Model
-from .respond import respond
 from .timing import time_cell
 from .tokenise import tokenise
 
@@ -56,21 +56,34 @@ def _load_tokenizer(attempt: Attempt) -> Any:
 
 def _generate(attempt: Attempt) -> None:
     family = _load_family(attempt)
-    broken: list[str] = []
-    for cell in attempt.job.data.get("cells", ()):
-        bind = _binder(family, cell)
+    broken: dict[str, str] = {}
+    binders: dict[str, Callable[[], Bound]] = {}
+
+    def cannot(cell: Mapping[str, Any], error: _CannotBind) -> None:
+        broken[cell["cell"]] = f"{cell['cell']}: {error}"
+        attempt.events.warn(f"{cell['cell']}: the method cannot be set up: {error}")
+
+    def bind(cell: Mapping[str, Any]) -> Bound | None:
+        binders[cell["cell"]] = _binder(family, cell)
         try:
-            respond(attempt, cell, bind)
-            if cell.get("timing"):
-                time_cell(attempt, cell, bind)
+            return binders[cell["cell"]]()
         except _CannotBind as error:
-            broken.append(f"{cell['cell']}: {error}")
-            attempt.events.warn(f"{cell['cell']}: the method cannot be set up: {error}")
-        del bind
-        attempt.device.release()
+            cannot(cell, error)
+            return None
+
+    for group in together.groups(attempt.job.data.get("cells", ())):
+        for cell in together.respond_group(attempt, group, bind):
+            binder = binders.pop(cell["cell"], None) or _binder(family, cell)
+            if cell.get("timing") and cell["cell"] not in broken:
+                try:
+                    time_cell(attempt, cell, binder)
+                except _CannotBind as error:
+                    cannot(cell, error)
+            del binder
+            attempt.device.release()
     family.close()
     if broken:
-        raise Failed("method_raised", "; ".join(broken))
+        raise Failed("method_raised", "; ".join(broken.values()))
 
 
 def _load_family(attempt: Attempt) -> Family:

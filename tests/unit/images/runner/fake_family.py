@@ -29,7 +29,7 @@ class Fake:
     def bind(self, method, policy, params):
         if params.get("unbindable"):
             raise KeyError("no such policy")
-        return Echo(self.model, params)
+        return Forking(self.model, params) if params.get("shares") else Echo(self.model, params)
 
     def close(self):
         print("closed", flush=True)
@@ -41,6 +41,8 @@ class Echo:
         self.behave = params.get("behave", {})
         self.pause = params.get("pause", 0)
         self.named = params.get("named", True)
+
+    prefill = "own"
 
     def generate(self, batch, hooks, exact_new_tokens=None):
         long = [prompt.id for prompt in batch if len(prompt.ids) + prompt.max_new_tokens > self.window]
@@ -74,6 +76,7 @@ class Echo:
                 generated=generated,
                 fed_ids=list(prompt.ids[1:]) if how == "compress" else prompt.ids,
                 compressed=len(prompt.ids) - 1 if how == "compress" else None,
+                prefill=self.prefill,
                 prefill_s=float("nan") if how == "nan" else hooks.clock() - started,
                 decode_s=0.0,
             )
@@ -92,3 +95,25 @@ class Echo:
             raise OSError(28, "No space left on device")
         if how == "kill":
             os.kill(os.getpid(), 9)
+
+
+class Forking(Echo):
+    """Shares what it read with others of the same ``shares``; ``tight``: has no room while it does."""
+
+    def __init__(self, model, params):
+        super().__init__(model, params)
+        self.params = params
+        self.shares_with = params["shares"]
+
+    def share(self, bounds, batch, phase):
+        print("read for", " ".join(bound.params["name"] for bound in bounds), ":", " ".join(prompt.id for prompt in batch), flush=True)
+        if self.params.get("unreadable"):
+            raise ValueError("nothing to share")
+        return [prompt.id for prompt in batch]
+
+    def generate(self, batch, hooks, exact_new_tokens=None, shared=None):
+        self.prefill = "own" if shared is None else "forked"
+        if shared is not None and self.params.get("tight"):
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        assert shared in (None, [prompt.id for prompt in batch])
+        yield from super().generate(batch, hooks, exact_new_tokens)
