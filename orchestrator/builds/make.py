@@ -17,6 +17,7 @@ from ..contracts.job import DeviceKind
 from ..contracts.plan import LockedEnvironment
 from ..engines.base import Report
 from ..engines.docker.client import Docker, explanation
+from ..engines.docker.once import once
 from ..engines.venv_make import torch_arguments
 from ..environments import Environment
 from ..errors import EnvironmentFailed, StorageError
@@ -190,7 +191,7 @@ class Maker:
             labels = {LABEL: "python", f"{LABEL}.base": base.tag, f"{LABEL}.base-id": base.id}
             recipe = Recipe(tag=tag, stage="python", labels=labels, arguments={"BASE": base.tag}, network=True)
             builder.build([recipe], self.settings, report)
-        told = self._ask(tag, ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+        told = once(self.docker, tag, ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).stdout.strip()
         if told not in environment.spec.python:
             takes = " or ".join(environment.spec.python)
             raise EnvironmentFailed(
@@ -198,29 +199,6 @@ class Maker:
                 "Name another base: `base_cpu` and `base_cuda` in the settings (`longctx config`).",
             )
         return told
-
-    def _ask(self, image: str, command: Sequence[str]) -> str:
-        """Run a command in a container that has nothing, and return what it prints."""
-        from docker.errors import APIError
-
-        api = self.docker.api
-        body = {
-            "Image": image,
-            "Entrypoint": list(command),
-            "HostConfig": {"NetworkMode": "none", "ReadonlyRootfs": True, "CapDrop": ["ALL"]},
-        }
-        container = self.docker.ask("creating a container", lambda: api.create_container_from_config(body))["Id"]
-        try:
-            self.docker.ask("starting a container", lambda: api.start(container))
-            self.docker.ask("waiting for a container", lambda: api.wait(container))
-            return str(self.docker.ask("reading a log", lambda: api.logs(container, stderr=False)).decode("utf-8", "replace").strip())
-        except APIError as error:
-            raise EnvironmentFailed(
-                f"{' '.join(command)} cannot be run in {image}: {explanation(error)}.", "See `longctx doctor`."
-            ) from error
-        finally:
-            with contextlib.suppress(APIError):
-                self.docker.ask("removing a container", lambda: api.remove_container(container, force=True))
 
     def _record(self, image: Image) -> dict[str, Any]:
         """Return what an environment's image wrote down of itself when it was built."""

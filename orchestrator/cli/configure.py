@@ -36,11 +36,16 @@ def show(context: typer.Context) -> None:
 def system(
     like: Annotated[str, typer.Option("--like", help="The environment that it stands in for.")] = "tf5",
     python: Annotated[str | None, typer.Option("--python", help="The interpreter; python3 on $PATH when absent.", metavar="PATH")] = None,
+    image: Annotated[str | None, typer.Option("--image", help="An image that this Python is in, for the engine docker.")] = None,
+    mount: Annotated[
+        list[str] | None, typer.Option("--mount", help="A folder of this host that the image needs, mounted read-only; repeatable.")
+    ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="Record none of this shell's variables, such as PYTHONPATH.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Forget what was recorded.")] = False,
 ) -> None:
     """Record a Python of this host that has torch and transformers, to run methods where nothing can be installed."""
     import os
+    from pathlib import Path
 
     from ..system import carried, find_python, forget, record
 
@@ -49,12 +54,22 @@ def system(
         folder = forget()
         out.print(f"Removed {folder}." if folder else "No Python of this host is recorded.", markup=False, soft_wrap=True)
         return
-    done = record(like, find_python(python), variables={} if clean else carried(os.environ))
+    if image is None:
+        done = record(like, find_python(python), variables={} if clean else carried(os.environ))
+    else:
+        from ..engines.docker.client import connect
+        from ..engines.docker.once import once
+
+        mounts, docker = tuple(str(Path(folder).absolute()) for folder in mount or ()), connect()
+        done = record(
+            like, python or "/usr/bin/python3", run=lambda argv: once(docker, image, argv, mounts=mounts), image=image, mounts=mounts
+        )
     version = f"Python {done.spec.python[0]}, torch {done.spec.torch['cpu']} for {' and '.join(done.spec.torch)}"
+    engine = "venv" if image is None else "docker"
     lines = [
         f"Recorded environment system: {version}, transformers {done.packages.get('transformers', 'none')}, {len(done.packages)} packages.",
         *(f"Note: {note}." for note in done.notes),
-        f"Manifests stay as they are: what would run in {like} runs there now, on the engine venv, until the packages change.",
+        f"Manifests stay as they are: what would run in {like} runs there now, on the engine {engine}, until the packages change.",
         "Results mark it as system*: its packages are recorded, not locked.",
         f"The record is in {done.folder}; `longctx config system --remove` forgets it.",
     ]

@@ -6,6 +6,7 @@ be quick gets a limit of its own here, and a thread that never comes back does n
 
 import contextlib
 import functools
+import importlib.util
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -58,6 +59,8 @@ def connect() -> Docker:
 
 def answers() -> str | None:
     """Return why no engine answers, or None."""
+    if importlib.util.find_spec("docker") is None:
+        return "the Python package docker is missing; `python3 bootstrap.py` installs it"
     try:
         docker = within(PING_SECONDS, "connecting", connect)
         with contextlib.closing(docker):

@@ -10,14 +10,16 @@ from typing import Any
 
 from ...builds.make import Image, Maker
 from ...contracts.job import DeviceKind
-from ...contracts.manifest import EnvironmentSpec
+from ...contracts.manifest import EnvironmentSpec, SystemSpec
 from ...contracts.plan import LockedEnvironment
 from ...environments import Environment, find_environment
 from ...errors import EngineUnavailable, EnvironmentFailed, StorageError
 from ...settings import Settings
+from .. import host
 from ..base import ContainerSpec, Mount, Process, Report
 from . import gpus, process, profile
 from .client import Docker, answers, connect, explanation
+from .once import once
 
 
 class DockerEngine:
@@ -52,14 +54,21 @@ class DockerEngine:
         return answers()
 
     def find(self, environment: EnvironmentSpec, device: DeviceKind) -> LockedEnvironment | None:
-        """Return the environment if its image is there."""
-        found = self.maker.find(self._look_up(environment.name), device)
+        """Return the environment if its image is there; a recorded one if it did not change."""
+        known = self._look_up(environment.name)
+        if known.spec.system is not None:
+            with contextlib.suppress(EnvironmentFailed):
+                return self._as_recorded(known, known.spec.system, device)
+            return None
+        found = self.maker.find(known, device)
         return found[1] if found else None
 
     def prepare(self, environment: EnvironmentSpec, device: DeviceKind, report: Report) -> LockedEnvironment:
         """Build or find the environment's image. Raises EnvironmentFailed, StorageError or EngineUnavailable."""
         process.sweep(self.docker)
         known = self._look_up(environment.name)
+        if known.spec.system is not None:
+            return self._as_recorded(known, known.spec.system, device)
         found = self.maker.find(known, device)
         if found is None:
             self.maker.make([(known, device)], report)
@@ -98,9 +107,10 @@ class DockerEngine:
         self, spec: ContainerSpec, keep: str | None, *, image: str | None = None, python: str | None = None, terminal: bool = False
     ) -> str:
         """Create a job's container and return its id."""
+        system = spec.environment.system
         body = profile.creation(
             _without_code(spec), image or self.image(spec).id, self.host, self._devices(spec), kept=keep is not None, terminal=terminal,
-            python=python or str(profile.PYTHON),
+            python=python or (str(profile.PYTHON) if system is None else system.python), extra=() if system is None else system.mounts,
         )  # fmt: skip
         self._open_up(spec)
         spec.log.parent.mkdir(parents=True, exist_ok=True)
@@ -108,13 +118,39 @@ class DockerEngine:
 
     def image(self, spec: ContainerSpec) -> Image:
         """Return the image that a job runs in: its environment's, with the code that the job names on top. Raises EnvironmentFailed."""
-        found = self.maker.find(self._look_up(spec.environment.name), spec.device)
-        if found is None:
+        system = spec.environment.system
+        if system is not None:
+            found = self._image_of(system)
+        elif (made := self.maker.find(self._look_up(spec.environment.name), spec.device)) is not None:
+            found = made[0]
+        else:
             raise EnvironmentFailed(
                 f"There is no image of environment {spec.environment.name} for {spec.device} any more.", "Build it: `longctx images build`."
             )
         code = _code(spec)
-        return found[0] if code is None else self.maker.family(found[0], spec.environment.name, spec.family, spec.device, code.source)
+        return found if code is None else self.maker.family(found, spec.environment.name, spec.family, spec.device, code.source)
+
+    def _as_recorded(self, known: Environment, system: SystemSpec, device: DeviceKind) -> LockedEnvironment:
+        """Return a recorded environment as found in its image. Raises EnvironmentFailed when it changed."""
+        image = self._image_of(system)
+
+        def run(argv: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+            return once(self.docker, image.id, argv, mounts=system.mounts, variables=system.variables)
+
+        found = host.as_recorded(known, device, host.ask(run, system.python), self.name)
+        return found.model_copy(update={"image": image.id})
+
+    def _image_of(self, system: SystemSpec) -> Image:
+        if system.image is None:
+            raise EnvironmentFailed(
+                f"The Python {system.python} was recorded on this host, outside any image.",
+                "Run it with `--engine venv`, or record one in an image: longctx config system --image IMAGE --python PATH.",
+            )
+        if (image := self.maker.inspect(system.image)) is None:
+            raise EnvironmentFailed(
+                f"The image {system.image} of environment system is not here.", "Load it, or forget it: longctx config system --remove."
+            )
+        return image
 
     def _devices(self, spec: ContainerSpec) -> list[dict[str, Any]]:
         info = self.docker.info

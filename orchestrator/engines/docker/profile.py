@@ -101,7 +101,7 @@ def creation(
             "LogConfig": {"Type": "none", "Config": {}},
             "RestartPolicy": {"Name": "no"},
             "DeviceRequests": [dict(request) for request in devices],
-            "Mounts": [*_mounts(spec), *(_bind(folder, folder, writable=False) for folder in extra)],
+            "Mounts": [*_mounts(spec), *(bind(folder, folder, writable=False) for folder in extra)],
         },
     }
 
@@ -118,11 +118,12 @@ def _mounts(spec: ContainerSpec) -> list[dict[str, Any]]:
         parts = PurePosixPath(mount.target).parts
         if not parts or mount.target.startswith("/") or ".." in parts:
             raise EnvironmentFailed(f"a mount's target must lie below the root: {mount.target!r}", _OUR_FAULT)
-        found.append(_bind(str(mount.source.absolute()), posixpath.join(ROOT, mount.target), writable=mount.writable))
+        found.append(bind(str(mount.source.absolute()), posixpath.join(ROOT, mount.target), writable=mount.writable))
     return found
 
 
-def _bind(source: str, target: str, *, writable: bool) -> dict[str, Any]:
+def bind(source: str, target: str, *, writable: bool) -> dict[str, Any]:
+    """Return a bind mount of a host path, as the engine wants it."""
     # Private: nothing that is mounted inside, or below the source later on, shows on the other side.
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": not writable, "BindOptions": {"Propagation": "rprivate"}}
 
