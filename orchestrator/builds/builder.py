@@ -259,7 +259,7 @@ def _run(command: Sequence[str], settings: Settings, report: Report, what: str) 
 
 
 def _telling(lines: Sequence[str]) -> list[str]:
-    """Return the lines that say what went wrong, once each: BuildKit numbers and times them, repeats the step's last, and names the step."""
+    """Return the lines that say what went wrong, once each: BuildKit times them, and repeats a step's last ones."""
     first = lines[: lines.index("------")] if "------" in lines else lines
     plain = [_STAMP.sub("", line) for line in first]
     errors = [line for line in plain if _TROUBLE.search(line) and "did not complete successfully" not in line]

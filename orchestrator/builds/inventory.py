@@ -92,8 +92,7 @@ def build(maker: Maker, names: Sequence[str], device: DeviceKind, catalog: Catal
         raise UsageError(f"None of these methods runs in {', '.join(names) or 'an environment that has images'}.", f"They run in: {where}.")
     if not names:
         wanted = [one for one in wanted if device in one.spec.torch]
-    named = {model.spec.environment for model in known_models().values()}
-    tokenising = [one for one in imaged(names) if one.spec.name in named and "cpu" in one.spec.torch]
+    tokenising = [one for one in imaged(names) if one.spec.name in _tokenising() and "cpu" in one.spec.torch]
     pairs: list[tuple[Environment, DeviceKind]] = [(one, device) for one in wanted]
     pairs += [(one, "cpu") for one in tokenising if (one, "cpu") not in pairs]
     maker.make(pairs, report)
@@ -109,6 +108,11 @@ def build(maker: Maker, names: Sequence[str], device: DeviceKind, catalog: Catal
         maker.family(_built(maker, environment, "cpu"), name, None, "cpu", stage(maker.settings.cache, {}))
         report(f"{name} cpu: the bare runner")
     return made + len(tokenising)
+
+
+def _tokenising() -> set[str]:
+    """Return the environments that tokenise prompts: those that models name."""
+    return {model.spec.environment for model in known_models().values()}
 
 
 def _families(catalog: Catalog, environment: str, device: DeviceKind, methods: Sequence[Method] = ()) -> dict[str, dict[str, Path]]:
@@ -185,7 +189,7 @@ def _expected(maker: Maker, catalog: Catalog) -> Iterator[Entry]:
             for family, needed in _families(catalog, name, device).items():
                 tag = family_tag(name, family, device, image.id, staged_name(needed))
                 yield Entry(name=tag, kind="family", device=device, environment=name, state="missing")
-            if device == "cpu":
+            if device == "cpu" and name in _tokenising():
                 tag = family_tag(name, None, device, image.id, staged_name({}))
                 yield Entry(name=tag, kind="runner", device=device, environment=name, state="missing")
 
