@@ -10,7 +10,7 @@ from typing import Any
 from . import batches
 from .batches import Sized
 from .code import stage
-from .contracts.job import Job, JobCell, JobDevice, Limits, TimingBucket, TimingPass, TokeniseItem
+from .contracts.job import Batch, Job, JobCell, JobDevice, Limits, TimingBucket, TimingPass, TokeniseItem
 from .contracts.plan import Lock, LockedModel, Plan, PlannedCell, PlannedJob, PlannedTask, TokeniseTask
 from .contracts.request import Prompting
 from .engines.base import ContainerSpec, Mount
@@ -146,17 +146,38 @@ def _cell(
         buckets = batches.timing(requests, plan.timing.per_bucket, timed(run.cell(cell.cell) / "timing.jsonl", plan.timing.new_tokens))
     if not count and not buckets:
         return None
-    requests_target, ids_target = f"requests/{cell.task}.jsonl", f"requests/{ids}"
-    mounts[requests_target] = Mount(source=run.requests(cell.task), target=requests_target)
-    mounts[ids_target] = Mount(source=run.ids(ids), target=ids_target)
-    batch_target = f"requests/batches/{batch_file.name}"
-    mounts[batch_target] = Mount(source=batch_file, target=batch_target)
+    timing = TimingPass(buckets=buckets, new_tokens=plan.timing.new_tokens, out=f"out/{cell.cell}.timing.jsonl") if buckets else None
+    return _job_cell(run, cell, task, batch_file, timing, mounts)
+
+
+def _job_cell(
+    run: RunFolder, cell: PlannedCell, task: PlannedTask, batch_file: Path, timing: TimingPass | None, mounts: dict[str, Mount]
+) -> JobCell:
+    """Return a cell as a job names it, and add the files that it reads to ``mounts``."""
+    ids = ids_name(cell.model, cell.task, plain(cell.prompting))
+    targets = f"requests/{cell.task}.jsonl", f"requests/{ids}", f"requests/batches/{batch_file.name}"
+    for target, source in zip(targets, (run.requests(cell.task), run.ids(ids), batch_file), strict=True):
+        mounts[target] = Mount(source=source, target=target)
     return JobCell(
         cell=cell.cell, method=cell.method, policy=cell.policy, params=cell.params, task=task.task, prompting=cell.prompting,
-        requests=requests_target, ids=ids_target, batches=batch_target, responses=f"out/{cell.cell}.responses.jsonl",
-        timing=TimingPass(buckets=buckets, new_tokens=plan.timing.new_tokens, out=f"out/{cell.cell}.timing.jsonl") if buckets else None,
+        requests=targets[0], ids=targets[1], batches=targets[2], responses=f"out/{cell.cell}.responses.jsonl", timing=timing,
         config_sha256=cell.config_sha256, code_sha256=cell.code_sha256,
     )  # fmt: skip
+
+
+def again(
+    run: RunFolder, plan: Plan, lock: Lock, earlier: Job, cell: PlannedCell, batch: Batch, attempt: Attempt, needed: Mapping[str, Path],
+    cache: Path,
+) -> ContainerSpec:  # fmt: skip
+    """Write ``job.json`` of one batch of one cell of an ``earlier`` job, whether it is answered or not; return what to start."""
+    model = next(model for model in lock.models if model.name == cell.model)
+    task = next(task for task in plan.tasks if task.key == cell.task)
+    batch_file = attempt.inputs / f"{cell.cell}.batches.jsonl"
+    write_lines(batch_file, [batch])
+    mounts: dict[str, Mount] = {}
+    made = _job_cell(run, cell, task, batch_file, None, mounts)
+    job = earlier.model_copy(update={"attempt": attempt.number, "cells": (made,), "stream": False, "model": model.job})
+    return _spec(job, model, attempt, tuple(mounts.values()), stage(cache, needed))
 
 
 def tokenise(run: RunFolder, plan: Plan, lock: Lock, planned: TokeniseTask, attempt: Attempt, cache: Path) -> ContainerSpec:

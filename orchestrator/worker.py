@@ -20,7 +20,7 @@ from .cells import refuse_hostile
 from .code import code_digest, folders, union
 from .contracts.job import Job, Limits
 from .contracts.outcome import Exit, Isolation, Loaded, Outcome, Verdict
-from .contracts.plan import Lock, LockedEnvironment, Plan, PlannedJob, TokeniseTask
+from .contracts.plan import Lock, LockedEnvironment, Plan, PlannedCell, PlannedJob, TokeniseTask
 from .engines.base import ContainerSpec, Ended, Engine, Mount, Process
 from .environments import as_written, find_environment
 from .errors import EngineUnavailable, EnvironmentFailed, Interrupted, LongctxError, ManifestError, StorageError
@@ -106,7 +106,8 @@ def _watch(process: Process, clocks: Clocks, stop: Stop) -> tuple[Ended, str | N
     return ended, None
 
 
-def _last_word(out: Path) -> Exit | None:
+def last_word(out: Path) -> Exit | None:
+    """Return the runner's own last word; None where there is none, or something else in its place."""
     path = out / "exit.json"
     if path.is_symlink() or not path.is_file() or path.stat().st_size > 2**20:
         return None
@@ -117,22 +118,29 @@ def _last_word(out: Path) -> Exit | None:
 
 
 def _required(plan: Plan, planned: PlannedJob) -> Mapping[str, Path]:
-    """Return the method folders of a job: those of its methods, and the rest of their family, so that images do not depend on manifests.
-
-    Raises ManifestError when the code of its methods is not the planned one: results carry its hash.
-    """
+    """Return a job's method folders. Raises ManifestError when the code of its methods is not the planned one: results carry its hash."""
     by_name = {cell.cell: cell for cell in plan.cells}
+    found, changed = method_code(plan, planned.family, planned.environment, [by_name[cell] for cell in planned.cells])
+    if changed:
+        raise ManifestError(f"The code of {changed[0]} changed since the run was planned.", "Run the same command again: it plans anew.")
+    return found
+
+
+def method_code(plan: Plan, family: str, environment: str, cells: Sequence[PlannedCell]) -> tuple[Mapping[str, Path], Sequence[str]]:
+    """Return the method folders of cells of one family, and the methods whose code is not the planned one any more.
+
+    The folders are those of the cells' methods and the rest of their family, so that images do not depend on manifests.
+    """
     methods = {method.name: method for method in map(read_method, map(Path, plan.method_folders))}
-    parts = []
-    written = as_written(planned.environment)
-    for name in {by_name[cell].method for cell in planned.cells}:
-        environment = next(one for one in methods[name].spec.environments if one.name == written)
-        needed = folders(environment, methods[name].folder)
-        planned_code = {by_name[cell].code_sha256 for cell in planned.cells if by_name[cell].method == name}
-        if planned_code != {code_digest(needed)}:
-            raise ManifestError(f"The code of {name} changed since the run was planned.", "Run the same command again: it plans anew.")
+    parts, changed = [], []
+    written = as_written(environment)
+    for name in {cell.method for cell in cells}:
+        entry = next(one for one in methods[name].spec.environments if one.name == written)
+        needed = folders(entry, methods[name].folder)
+        if {cell.code_sha256 for cell in cells if cell.method == name} != {code_digest(needed)}:
+            changed.append(name)
         parts.append(needed)
-    return whole(members(find_catalog(), written).get(planned.family, ()), written, union(parts))
+    return whole(members(find_catalog(), written).get(family, ()), written, union(parts)), changed
 
 
 def _task(plan: Plan, number: int) -> PlannedJob | TokeniseTask:
@@ -163,8 +171,8 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
                 outcome, code = "done", 0
             else:
                 made = engine.prepare(find_environment(task.environment).spec, spec.device, lambda _: None)
-                kept = _kernels(made, spec)
-                outcome, detail, code, isolation = _execute(engine, _with_kernels(spec, kept, settings.cache), attempt, stop)
+                kept = kernel_key(made, spec)
+                outcome, detail, code, isolation = _execute(engine, with_kernels(spec, kept, settings.cache), attempt, stop)
                 if kept and (refused := kernels.take(attempt.out, settings.cache, kept)):
                     detail = f"{detail}; {refused}".removeprefix("; ")
     except Interrupted as error:
@@ -196,7 +204,7 @@ def _render(
     return jobs.generate(run, plan, lock, task, attempt, _required(plan, task), settings.cache)
 
 
-def _kernels(made: LockedEnvironment, spec: ContainerSpec) -> str | None:
+def kernel_key(made: LockedEnvironment, spec: ContainerSpec) -> str | None:
     """Return under which key the kernels are kept that this very code compiled on such GPUs; None for a job without."""
     if spec.device != "cuda":
         return None
@@ -204,7 +212,8 @@ def _kernels(made: LockedEnvironment, spec: ContainerSpec) -> str | None:
     return kernels.key(f"{made.image or made.spec_sha256}/{code}", devices.hardware("cuda"))
 
 
-def _with_kernels(spec: ContainerSpec, kept: str | None, cache: Path) -> ContainerSpec:
+def with_kernels(spec: ContainerSpec, kept: str | None, cache: Path) -> ContainerSpec:
+    """Return a job that starts from the kernels that are kept under this key."""
     if kept is None:
         return spec
     mount = Mount(source=kernels.seed(cache, kept), target=kernels.TARGET)
@@ -223,5 +232,5 @@ def _execute(
             return "engine_lost", str(error), None, isolation
     if hostile := refuse_hostile(attempt.out):
         return "bad_output", hostile, ended.code, isolation
-    outcome, detail = judge(ended, _last_word(attempt.out), timed_out=expired, stopping=stop.wanted)
+    outcome, detail = judge(ended, last_word(attempt.out), timed_out=expired, stopping=stop.wanted)
     return outcome, detail, ended.code, isolation

@@ -167,14 +167,14 @@ def test_a_clock_runs_out_for_what_was_asked_to_stop_and_does_not(tmp_path: Path
 @pytest.mark.parametrize("content", ["", "{", '{"status": "done"}', "[]", "x" * (2**20 + 1)])
 def test_a_last_word_that_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "exit.json").write_text(content)
-    assert worker._last_word(tmp_path) is None
+    assert worker.last_word(tmp_path) is None
 
 
 def test_a_last_word_behind_a_link_is_none(tmp_path: Path) -> None:
     (tmp_path / "real").write_text(DONE)
-    assert worker._last_word(tmp_path) is None
+    assert worker.last_word(tmp_path) is None
     (tmp_path / "exit.json").symlink_to(tmp_path / "real")
-    assert worker._last_word(tmp_path) is None
+    assert worker.last_word(tmp_path) is None
 
 
 DONE = '{"status": "done", "phase": "respond", "reason": "ok"}'
