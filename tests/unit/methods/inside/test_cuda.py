@@ -10,6 +10,7 @@ from methods.kv import attention
 
 from inside.support import Recorder, folder, model, modern, prompt, tokens
 from inside.test_kernels import plain
+from inside.variants import VARIANTS
 
 
 def _noting(seen: list, inner: Callable) -> Callable:
@@ -79,6 +80,52 @@ class Cuda(unittest.TestCase):
                         bound = family.bind(policy, f"methods.{policy}.policy:build", params)
                         texts.append(bound.generate([prompt(tokens(50))], Recorder().hooks())[0].text)
                     self.assertEqual(*texts)
+
+    def test_a_step_can_be_captured(self) -> None:
+        """A replayed step goes on from where the captured one stood: every place and length is on the device."""
+        from methods.knorm.policy import Knorm
+        from methods.kv.budget import Budget
+        from methods.kv.decoder import CacheDecoder, Rooms
+        from methods.kv.evicting import Evicting
+        from methods.kv.family import CacheBound, CacheFamily
+        from methods.kv.storage.slots import SlotStorage
+
+        from inside.test_slots import Accumulated
+
+        slots = Evicting(Knorm(), Budget(None, 9), holder=lambda layout, entries: SlotStorage(layout, entries, Accumulated()))
+        for name in ("llama", "gemma2"):
+            family = CacheFamily()
+            family.load(model(folder(name, self), device="cuda:0", dtype="bfloat16"))
+            bounds = {
+                f"{variant}": family.bind(variant.method, variant.policy, variant.params) for variant in VARIANTS if name in variant.models
+            }
+            for label, bound in [*bounds.items(), ("slots", CacheBound(family._loaded, slots))]:
+                sizes = (30, 12) if bound._policy.batch else (30,)
+                batch, extra = [prompt(tokens(size), name=str(size)) for size in sizes], tokens(8, seed=4)
+                with self.subTest(model=name, variant=label), torch.inference_mode():
+                    eager, captured = (self.ready(CacheDecoder, Rooms, family, bound, batch) for _ in range(2))
+                    expected = [eager.step(torch.full((len(sizes),), value, device="cuda")).clone() for value in extra]
+                    given = torch.full((len(sizes),), extra[0], device="cuda")
+                    stream = torch.cuda.Stream()
+                    stream.wait_stream(torch.cuda.current_stream())
+                    with torch.cuda.stream(stream):
+                        captured.step(given)
+                    torch.cuda.current_stream().wait_stream(stream)
+                    graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(graph):
+                        logits = captured.step(given)
+                    for value, wanted in zip(extra[1:], expected[1:]):
+                        given.fill_(value)
+                        graph.replay()
+                        torch.testing.assert_close(logits, wanted, atol=2e-2, rtol=2e-2)
+
+    def ready(self, decoder_class: type, rooms: type, family: object, bound: object, batch: list) -> object:
+        """Read the prompts; return the decoder with room for eight steps."""
+        decoder = decoder_class(rooms(family._loaded.network, bound._policy, bound._layout(batch), lambda *_: None))
+        for row, item in enumerate(batch):
+            decoder.prefill(row, item.ids)
+        decoder.reserve(8)
+        return decoder
 
     def test_the_allocator_sees_exactly_what_is_claimed(self) -> None:
         from methods.kv.family import CacheFamily
