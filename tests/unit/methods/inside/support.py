@@ -31,6 +31,7 @@ CONFIGS = {
     "qwen2": ("Qwen2Config", {"use_sliding_window": False}),
     "qwen3": ("Qwen3Config", {"head_dim": 16}),
     "gemma2": ("Gemma2Config", {"head_dim": 16, "sliding_window": 9, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 16}),
+    "gemma3": ("Gemma3TextConfig", {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 16, "sliding_window_pattern": 2}),
     "phi3": ("Phi3Config", {}),
     "yarn": (
         "LlamaConfig",
@@ -45,7 +46,7 @@ def folder(name: str, case: unittest.TestCase) -> str:
     place = tempfile.TemporaryDirectory()
     case.addCleanup(place.cleanup)
     config = getattr(transformers, kind)(**{**_SHAPE, **extra})
-    architecture = kind.replace("Config", "ForCausalLM")
+    architecture = kind.replace("TextConfig", "Config").replace("Config", "ForCausalLM")
     config.architectures = [architecture]
     config.save_pretrained(place.name)
     return place.name

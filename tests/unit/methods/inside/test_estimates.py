@@ -27,6 +27,8 @@ class Estimates(unittest.TestCase):
                 ("streaming_llm", "methods.streaming_llm.policy:build", {"tokens": 10}),
                 ("streaming_llm", "methods.streaming_llm.policy:build", {"tokens": 30}),
             ):
+                if method == "streaming_llm" and name == "gemma3":
+                    continue
                 for length in (1, 26):
                     with self.subTest(model=name, method=method, params=params, length=length):
                         recorder = Recorder()

@@ -182,6 +182,10 @@ class Windowed(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "one request at a time"):
             bound.generate([prompt(tokens(3)), prompt(tokens(4), name="b")], Recorder().hooks())
 
+    def test_layers_that_rotate_differently_are_refused(self) -> None:
+        with self.assertRaisesRegex(ValueError, "one set of frequencies"):
+            answer(load(self, "gemma3"), tokens(9), {"tokens": 4})
+
     def test_bad_parameters_are_named(self) -> None:
         for params, message in (
             ({}, "either keep"), ({"keep": 0.5, "tokens": 4}, "either keep"), ({"keep": 0}, "above 0"), ({"keep": 1.5}, "at most 1"),

@@ -22,7 +22,7 @@ class Variant:
     """Whether it reads prompts at full precision, and so can share a prefill."""
     chunks: bool = True
     """Whether the size of chunks changes no answer."""
-    models: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3")
+    models: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3")
     """Of ``support.CONFIGS``."""
 
     @property
@@ -34,10 +34,13 @@ class Variant:
         return f"{self.method}{dict(self.params)}"
 
 
+ONE_ROTATION = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3")
+"""Models whose layers all rotate alike, for methods that rotate keys themselves."""
+
 VARIANTS = (
     Variant("full_kv", {}, exact=True),
-    Variant("streaming_llm", {"keep": 0.5, "sinks": 2}, batch=False, forks=False),
-    Variant("streaming_llm", {"tokens": 64}, exact=True, batch=False, forks=False),
+    Variant("streaming_llm", {"keep": 0.5, "sinks": 2}, batch=False, forks=False, models=ONE_ROTATION),
+    Variant("streaming_llm", {"tokens": 64}, exact=True, batch=False, forks=False, models=ONE_ROTATION),
     Variant("knorm", {"keep": 0.5}),
     Variant("knorm", {"tokens": 7}),
     Variant("knorm", {"keep": 1.0}, exact=True),
