@@ -61,6 +61,8 @@ def answers() -> str | None:
     """Return why no engine answers, or None."""
     if importlib.util.find_spec("docker") is None:
         return "the Python package docker is missing; `python3 bootstrap.py` installs it"
+    from docker.errors import APIError
+
     try:
         docker = within(PING_SECONDS, "connecting", connect)
         with contextlib.closing(docker):
@@ -69,6 +71,8 @@ def answers() -> str | None:
             return None if kind == "linux" else f"it runs {kind} containers, and images are for linux"
     except EngineUnavailable as error:
         return str(error.args[0]).rstrip(".")
+    except APIError as error:  # a proxy of the socket that forbids it, for one
+        return f"the engine answers with an error: {explanation(error)}".rstrip(".")
 
 
 def within(seconds: float, doing: str, call: Callable[[], T]) -> T:
@@ -117,7 +121,7 @@ def explanation(error: Exception) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return the root of a chain of exceptions on one line: the SDK wraps a refused socket four times."""
-    inner = next((one for one in error.args if isinstance(one, BaseException)), None) or getattr(error, "reason", None)
+    inner = error.__cause__ or next((one for one in error.args if isinstance(one, BaseException)), None) or getattr(error, "reason", None)
     if isinstance(inner, BaseException):
         return _reason(inner)
     if isinstance(error, OSError) and error.strerror:

@@ -36,7 +36,7 @@ class Output:
 
     def read1(self, size: int, /) -> bytes:
         """Return a piece of output; nothing at the end."""
-        if not self._left:
+        while not self._left:  # a frame may be empty, and that is not the end
             header = self._exactly(8)
             if header is None:
                 return b""
