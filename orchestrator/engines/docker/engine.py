@@ -195,7 +195,8 @@ class DockerEngine:
             return
         for mount in spec.mounts:
             if mount.writable:
-                os.chown(mount.source, user, group)
+                for path in (mount.source, *mount.source.rglob("*")):
+                    os.chown(path, user, group, follow_symlinks=False)
             else:
                 self._readable(mount)
 
