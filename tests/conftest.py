@@ -52,7 +52,7 @@ def _no_docker() -> str | None:
         client = docker.from_env(timeout=10)
     except DockerException as error:
         return f"no Docker Engine answers: {error}"
-    with client:
+    with contextlib.closing(client):
         return None if client.ping() else "the Docker Engine does not answer a ping"
 
 

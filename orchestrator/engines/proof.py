@@ -90,7 +90,7 @@ def _spec(folder: Path, environment: EnvironmentSpec, device: DeviceKind, limits
     spec = ContainerSpec(
         run="doctor", job="probe", attempt=1, environment=environment, device=device, family=None, argv=("{root}/probe.py",),
         mounts=(Mount(source=folder / "probe.py", target="probe.py"), Mount(source=folder / "out", target="out", writable=True)),
-        scratch=folder / "scratch", log=folder / "log.txt", memory_bytes=memory, shm_bytes=shm,
+        scratch=folder / "scratch", log=folder / "log.txt", memory_bytes=memory, shm_bytes=shm, threads=1,
     )  # fmt: skip
     # A job has values of its own for these.
     own = job_environment(spec, PurePosixPath("/python"), PurePosixPath("/root"), home=PurePosixPath("/"), temporary=PurePosixPath("/"))

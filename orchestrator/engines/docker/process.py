@@ -68,8 +68,9 @@ class Output:
     def close(self) -> None:
         """Close it."""
         self.hang_up()
-        with contextlib.suppress(OSError):
-            self._connection.close()
+        for end in (self._connection, self._socket):  # a file of a socket counts as one more user of it
+            with contextlib.suppress(OSError):
+                end.close()
 
 
 class DockerProcess:
