@@ -12,7 +12,7 @@ from ..code import folders, stage, staged_name, union
 from ..contracts.job import DeviceKind
 from ..engines.base import Report
 from ..engines.docker.client import START_STEP, answers, connect, explanation, translated
-from ..environments import Environment, environment_names, find_environment
+from ..environments import Environment, environment_names, find_environment, recorded
 from ..errors import EngineUnavailable, EnvironmentFailed, UsageError
 from ..families import entries, family_name, members, whole
 from ..manifest.models import known_models
@@ -186,12 +186,21 @@ def _expected(maker: Maker, catalog: Catalog) -> Iterator[Entry]:
             image = maker.image(environment, device)
             if image is None:
                 continue
-            for family, needed in _families(catalog, name, device).items():
-                tag = family_tag(name, family, device, image.id, staged_name(needed))
-                yield Entry(name=tag, kind="family", device=device, environment=name, state="missing")
-            if device == "cpu" and name in _tokenising():
-                tag = family_tag(name, None, device, image.id, staged_name({}))
-                yield Entry(name=tag, kind="runner", device=device, environment=name, state="missing")
+            yield from _thin(catalog, name, name, device, image.id)
+    if (own := recorded()) is not None and own.spec.system is not None and own.spec.system.image is not None:
+        image = maker.inspect(own.spec.system.image)
+        for device in own.spec.torch if image is not None else ():
+            yield from _thin(catalog, own.spec.name, own.spec.system.like, device, image.id if image is not None else "")
+
+
+def _thin(catalog: Catalog, name: str, written: str, device: DeviceKind, image: str) -> Iterator[Entry]:
+    """Yield the family and runner images on top of an image; ``written`` is how methods and models call the environment ``name``."""
+    for family, needed in _families(catalog, written, device).items():
+        tag = family_tag(name, family, device, image, staged_name(needed))
+        yield Entry(name=tag, kind="family", device=device, environment=name, state="missing")
+    if device == "cpu" and written in _tokenising():
+        tag = family_tag(name, None, device, image, staged_name({}))
+        yield Entry(name=tag, kind="runner", device=device, environment=name, state="missing")
 
 
 def prune(maker: Maker, catalog: Catalog, *, everything: bool, dry_run: bool, report: Report) -> Pruned:
