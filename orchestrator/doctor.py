@@ -265,7 +265,11 @@ def smallest(found: Docker) -> tuple[str, str] | None:
     """Return the smallest image of longctx's that has Python, with its interpreter; None where there is none."""
     listed = found.ask("listing images", lambda: found.api.images(filters={"label": "longctx.image"}))
     for image in sorted(listed, key=lambda one: int(one["Size"])):
-        if (image.get("Labels") or {}).get("longctx.image") != "python":
+        kind = (image.get("Labels") or {}).get("longctx.image")
+        # What has no name of ours any more is nobody's; families lie on an environment, or on an image whose Python is elsewhere.
+        if not any(tag.startswith("longctx/") for tag in image.get("RepoTags") or ()) or kind not in ("environment", "python"):
+            continue
+        if kind == "environment":
             return str(image["Id"]), str(profile.PYTHON)
         inspected = found.ask("looking at an image", partial(found.api.inspect_image, image["Id"]))
         # Docker's official Python images keep it away from the distribution's own.
