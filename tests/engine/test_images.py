@@ -14,12 +14,14 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from longctx.orchestrator.builds import builder, inventory
 from longctx.orchestrator.builds.make import Image, Maker
 from longctx.orchestrator.builds.recipe import DOCKERFILE, Recipe
+from longctx.orchestrator.catalog import Catalog
 from longctx.orchestrator.engines.docker.client import connect
 from longctx.orchestrator.environments import Environment, read_environment
 from longctx.orchestrator.errors import EnvironmentFailed, UsageError
@@ -203,7 +205,7 @@ def code(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ground(maker: Callable[..., Maker]) -> Iterator[Image]:
+def ground(maker: Callable[..., Maker], code: Path) -> Iterator[Image]:
     """Make an image of one file; afterwards remove it and what tests put on top."""
     made = maker()
     packed = io.BytesIO()
@@ -214,8 +216,8 @@ def ground(maker: Callable[..., Maker]) -> Iterator[Image]:
     image = made.inspect(f"{name}:1")
     assert image is not None
     yield image
-    for other in made.docker.api.images(filters={"label": f"longctx.image.on={image.id}"}):
-        made.docker.api.remove_image(other["Id"], force=True)
+    while left := made.docker.api.images(filters={"label": f"longctx.image.code={code.name}"}):  # the classic builder leaves steps behind
+        made.docker.api.remove_image(left[0]["Id"], force=True)
     made.docker.api.remove_image(f"{name}:1", force=True)
 
 
@@ -314,6 +316,30 @@ def test_an_export_can_be_loaded_again(maker: Callable[..., Maker], ground: Imag
     with (tmp_path / "o.tar").open("rb") as file:
         list(made.docker.api.load_image(file))
     assert [made.inspect(name) for name in names] == before
+
+
+def test_pruning_removes_all_but_what_a_container_uses(
+    maker: Callable[..., Maker], ground: Image, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = maker()
+    idle, used = (made.family(ground, "tiny", family, "cpu", code) for family in ("idle", "used"))
+    inventory_of_all = inventory.inventory
+
+    def ours(*arguments: Any) -> tuple[inventory.Entry, ...]:
+        return tuple(entry for entry in inventory_of_all(*arguments) if entry.environment == "tiny")
+
+    monkeypatch.setattr(inventory, "inventory", ours)
+    assert {entry.name: (entry.kind, entry.state) for entry in ours(made, Catalog(()))} == {
+        idle.tag: ("family", "stale"), used.tag: ("family", "stale"),
+    }  # fmt: skip
+    container = made.docker.api.create_container_from_config({"Image": used.tag, "Cmd": ["none"]})["Id"]
+    try:
+        done = inventory.prune(made, Catalog(()), everything=False, dry_run=False, report=print)
+    finally:
+        made.docker.api.remove_container(container)
+    assert (done.removed, list(done.kept)) == ((idle.tag,), [used.tag])
+    assert "container" in done.kept[used.tag]
+    assert (made.inspect(idle.tag), made.inspect(used.tag)) == (None, used)
 
 
 def test_an_image_that_is_not_there_leaves_no_archive(maker: Callable[..., Maker], tmp_path: Path) -> None:
