@@ -83,7 +83,11 @@ class Cpu:
 
 
 class Cuda:
-    """All GPUs that this process sees, through torch's caching allocator, which rounds each block up to 512 bytes."""
+    """All GPUs that this process sees, through torch's caching allocator.
+
+    It rounds a block of 10 MiB and more up to 2 MiB. What is held counts as asked for, without that; a peak is of whole blocks, as the GPU
+    must have room for them.
+    """
 
     kind = "cuda"
     peak_repeats = True
@@ -100,11 +104,11 @@ class Cuda:
     def loaded(self) -> None:
         """Take the allocator's count as the weights."""
         self.synchronise()
-        self._weights = self.allocated()
+        self._weights = sum(int(self._cuda.memory_allocated(index)) for index in self._indices())
 
     def allocated(self) -> int:
-        """Return the bytes of live blocks on all GPUs."""
-        return sum(int(self._cuda.memory_allocated(index)) for index in self._indices())
+        """Return the bytes asked for in live blocks on all GPUs."""
+        return sum(int(self._cuda.memory_stats(index).get("requested_bytes.all.current", 0)) for index in self._indices())
 
     def watch(self) -> None:
         """Reset the allocator's peaks."""
