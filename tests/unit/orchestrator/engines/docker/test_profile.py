@@ -92,8 +92,8 @@ def test_mounts() -> None:
         "BindOptions": {"Propagation": "rprivate"},
     }  # fmt: skip
     assert (out["Target"], out["ReadOnly"]) == ("/longctx/out", False)
-    extra = creation(spec(), "i", HOST, [], extra=["/opt/torch"])["HostConfig"]["Mounts"][-1]
-    assert (extra["Source"], extra["Target"], extra["ReadOnly"]) == ("/opt/torch", "/opt/torch", True)
+    extra = creation(spec(), "i", HOST, [], extra=["/packages"])["HostConfig"]["Mounts"][-1]
+    assert (extra["Source"], extra["Target"], extra["ReadOnly"]) == ("/packages", "/packages", True)
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../x", "a/../../x", ""])
