@@ -4,7 +4,7 @@
 set -eu
 [ ! -f /run/secrets/index ] || . /run/secrets/index
 [ ! -f /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca
-export UV_CACHE_DIR=/cache UV_LINK_MODE=copy UV_FIND_LINKS=/wheels UV_NO_PROGRESS=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
+export UV_CACHE_DIR=/cache UV_LINK_MODE=copy UV_FIND_LINKS="${LINKS-/wheels}" UV_NO_PROGRESS=1 UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 target=/opt/environment
 uv=/tools/uv
 step=$1
@@ -38,5 +38,9 @@ lock)
   export HOME HF_HUB_OFFLINE=1
   "$target/bin/python" -s /tools/inside.py "$@" >"$target/longctx.json" || { cat "$target/longctx.json" >&2; exit 1; }
   rm -rf "$HOME"
+  [ "$DEVICE" != cuda ] || ! grep -q '"torch_cuda": null' "$target/longctx.json" || {
+    echo "error: the torch that was installed is no CUDA build: name torch_index, or put one into the wheelhouse" >&2
+    exit 1
+  }
   ;;
 esac

@@ -18,7 +18,7 @@ from ..contracts.plan import LockedEnvironment
 from ..engines.base import Report
 from ..engines.docker.client import Docker, explanation
 from ..engines.docker.once import once
-from ..engines.venv_make import torch_arguments
+from ..engines.venv_make import torch_arguments, torch_wheel
 from ..environments import Environment
 from ..errors import EnvironmentFailed, StorageError
 from ..settings import Settings
@@ -138,6 +138,7 @@ class Maker:
             arguments = ["from-index", *arguments[:at], *arguments[at + 2 :]]
         if "--constraint" in arguments:  # a path of this host
             arguments = [part for part in arguments if part not in ("--constraint", str(environment.lock))]
+        wheel = torch_wheel(self.settings.wheelhouse, environment.spec.torch[device], device, python)
         return Recipe(
             tag=environment_tag(environment, device, base.tag, flash),
             stage="environment",
@@ -147,6 +148,7 @@ class Maker:
             },
             arguments={
                 "BASE": base.tag, "BUILDER": self.settings.flash_builder or "scratch", "FLASH": flash, "TORCH": " ".join(arguments),
+                "LINKS": "/wheels" if wheel or device == "cpu" else "", "DEVICE": device,
                 "FLASH_ATTN": environment.spec.flash_attn or "", "IMPORTS": " ".join(environment.spec.imports),
             },
             contexts={"tools": str(self._tools()), "wheels": str(self._wheels()), "environment-files": str(environment.folder)},

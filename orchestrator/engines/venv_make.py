@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,10 @@ def make(
     version = spec.torch[device]
     arguments = torch_arguments(environment, device, minor, settings, driver=Path("/proc/driver/nvidia/version").exists())
     report(f"{spec.name} ({device}): installing {arguments[-1]}" + (f" from {settings.wheelhouse}" if "--no-index" in arguments else ""))
-    uv.do(
+    # Of wheels of the same version a CPU build's in the wheelhouse would be taken for the CUDA one.
+    alone = device == "cuda" and torch_wheel(settings.wheelhouse, version, device, minor) is None
+    indexed = replace(uv, environment={**uv.environment, "UV_FIND_LINKS": ""}) if alone else uv
+    indexed.do(
         [*install, *arguments], report=report, what=f"Environment {spec.name}: torch {version} for {device} could not be installed:",
         next_step=f"Or put a wheel of torch {version} ({device}, Python {minor}) into the `wheelhouse`, or set `torch_index`. {step}",
     )  # fmt: skip
