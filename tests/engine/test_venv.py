@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from longctx.orchestrator.engines import proof
 from longctx.orchestrator.engines.base import ContainerSpec, Ended, Mount, Process
 from longctx.orchestrator.engines.group import MARK, GroupProcess, marked
 from longctx.orchestrator.engines.launch import REFUSED
@@ -308,3 +309,29 @@ def test_descendants_are_marked(stage: Stage) -> None:
         variables = Path(f"/proc/{started[0]}/environ").read_bytes().split(b"\0")
         (mark,) = (part.partition(b"=")[2].decode() for part in variables if part.startswith(f"{MARK}=".encode()))
         assert isinstance(process, GroupProcess) and sorted(marked(mark)) == sorted(started)
+
+
+def test_what_the_engine_says_of_a_process_is_what_the_probe_meets_inside(stage: Stage) -> None:
+    found = proof.prove(stage.engine.start, load_environment("tf5"), stage.folder / "doctor", limits_processes=False)
+    lines = {line.line: line for line in found.lines}
+    for line in sorted(found.promised.keys() & lines.keys()):
+        assert lines[line].held == found.promised[line], lines[line]
+    assert {
+        "network_none",
+        "no_new_privileges",
+        "memory_limit",
+        "clean_environment",
+        "read_only_root",
+    } <= found.promised.keys() & lines.keys()
+    assert found.isolation == "partial" and found.owner == found.user == os.getuid()
+
+
+def test_what_is_kept_stays_and_what_is_not_goes(stage: Stage) -> None:
+    folders = [stage.folder / "scratch" / part for part in ("root", "home", "tmp")]
+    with stage.engine.start(stage.spec("print('kept')"), keep="a name") as process:
+        assert wait(process) == Ended(code=0)
+    assert all(folder.is_dir() for folder in folders)
+    assert stage.engine.interact(stage.spec("raise SystemExit(7)"), keep="a name") == 7
+    assert stage.engine.kept("a name") == ()
+    stage.run("print('not kept')")
+    assert not any(folder.exists() for folder in folders)

@@ -149,3 +149,13 @@ def test_root_is_the_caller_where_the_engine_is_rootless() -> None:
     seen = inspected()
     seen["Config"]["User"] = "0:0"
     assert held(seen, [*SECURITY, "name=rootless"])["not_root"]
+
+
+def test_what_a_person_looks_at_differs_in_its_label_and_its_terminal_alone() -> None:
+    job, kept = (
+        body(),
+        creation(spec(), "sha256:1", HOST, [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-a"]}], kept=True, terminal=True),
+    )
+    assert (job["Tty"], kept["Tty"]) == (False, True)
+    assert (job["Labels"]["longctx"], kept["Labels"]["longctx"]) == ("job", "kept")
+    assert {key for key in job if job[key] != kept[key]} == {"Tty", "Labels"}
