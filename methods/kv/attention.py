@@ -128,7 +128,7 @@ def weighed(
     batch, heads, rows, size = query.shape
     kv_heads = keys.shape[1]
     grouped = query.reshape(batch, kv_heads, -1, size)  # (batch, kv_heads, group × n, d)
-    part = _products(grouped, keys.transpose(-1, -2)).mul_(scaling)
+    part = products(grouped, keys.transpose(-1, -2)).mul_(scaling)
     if softcap is not None:
         part = softcap * torch.tanh(part / softcap)
     part = part.unflatten(2, (heads // kv_heads, rows)).masked_fill_(~valid.unsqueeze(2), float("-inf"))
@@ -138,8 +138,8 @@ def weighed(
     return out.to(query.dtype).reshape(batch, heads, rows, size), lse.reshape(batch, heads, rows), weights
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply into float32 without rounding the sums to half precision on the way."""
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply (batch, heads, n, d) by (batch, heads, d, m) into float32 without rounding the sums to half precision on the way."""
     if left.device.type == "cpu" or left.dtype == torch.float32:
         return left.float() @ right.float()
     return torch.bmm(left.flatten(0, 1), right.flatten(0, 1), out_dtype=torch.float32).unflatten(0, left.shape[:2])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Callable, Protocol
 
+import torch
 from torch import Tensor
 
 from .observe import Observer
@@ -33,7 +34,7 @@ class Entries(Protocol):
 
 
 Share = Callable[[Entries, int, int, int], int]
-"""``(budget, tokens, layer, layers)`` → entries of a layer, where layers differ (PyramidKV)."""
+"""``(budget, tokens, layer, layers)`` → entries of a layer, where layers differ (PyramidKV). Only evicted layers are counted, from 0."""
 Holder = Callable[[Layout, Sequence[int]], Storage]
 """Makes what holds the kept entries, given how many each row has: dense, packed, or slots that later tokens overwrite."""
 
@@ -55,6 +56,8 @@ class Evicting:
     budget: Entries
     share: Share = evenly
     holder: Holder = DenseStorage
+    latest: Callable[[int], int] | None = None
+    """Of so many kept entries, how many are the latest tokens whatever they score; None: none. What they score is handed on all the same."""
     rotated: bool = True
     batch: bool = True
     extends_window: bool = False
@@ -64,7 +67,8 @@ class Evicting:
     def entries(self, layout: Layout, layer: int, row: int) -> int:
         """Return what a full-attention layer keeps of a row's context."""
         context = layout.contexts[row]
-        return max(1, min(context, self.share(self.budget, context, layer, len(layout.shape.windows))))
+        evicted = [number for number, window in enumerate(layout.shape.windows) if window is None]
+        return max(1, min(context, self.share(self.budget, context, evicted.index(layer), len(evicted))))
 
     def observers(self, layout: Layout, row: int) -> list[Observer | None]:
         """Ask the scorer, for the layers that are evicted from."""
@@ -81,16 +85,19 @@ class Evicting:
         kept = [self.entries(layout, layer, row) for row in range(layout.rows)]
         after = layout.after or (0,) * layout.rows
         inner = self.holder(layout, [count + more for count, more in zip(kept, after)])
-        return Selecting(inner, self.scorer.scores, kept)
+        return Selecting(inner, self.scorer.scores, kept, [0 if self.latest is None else self.latest(count) for count in kept])
 
 
 class Selecting:
     """Hands the best entries of a prompt to another storage; everything else goes straight through."""
 
-    def __init__(self, inner: Storage, scores: Callable[[PromptLayer], Tensor], kept: Sequence[int]) -> None:
+    def __init__(
+        self, inner: Storage, scores: Callable[[PromptLayer], Tensor], kept: Sequence[int], latest: Sequence[int] | None = None
+    ) -> None:
         self.inner = inner
         self._scores = scores
         self._kept = tuple(kept)
+        self._latest = (0,) * len(kept) if latest is None else tuple(latest)
 
     def begin(self, row: int) -> None:
         """Raise TypeError: what is not read at full precision cannot be ranked afterwards."""
@@ -101,7 +108,9 @@ class Selecting:
         scores = self._scores(prompt).float()
         if scores.shape != prompt.keys.shape[:3]:
             raise ValueError(f"scores are {tuple(scores.shape)}; one an entry and KV head is {tuple(prompt.keys.shape[:3])}")
-        places = select(scores, self._kept[row])
+        first = scores.shape[-1] - self._latest[row]
+        ranks = torch.cat((scores[..., :first], torch.full_like(scores[..., first:], torch.inf)), dim=-1) if self._latest[row] else scores
+        places = select(ranks, self._kept[row])
         self.inner.fill(row, gathered(prompt, places, scores))
 
     def append(self, keys: Tensor, values: Tensor) -> View:

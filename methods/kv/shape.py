@@ -13,6 +13,8 @@ class CacheShape:
     kv_heads: int
     head_dim: int
     windows: tuple[int | None, ...]
+    model_type: str = ""
+    """What config.json calls the architecture, such as ``mistral``."""
 
     @property
     def token_elements(self) -> int:
@@ -45,4 +47,5 @@ def shape_of(config: Any) -> CacheShape:
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         windows=tuple(sliding if kind == "sliding_attention" else None for kind in types),
+        model_type=getattr(config, "model_type", ""),
     )
