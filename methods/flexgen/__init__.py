@@ -1,0 +1,1 @@
+"""FlexGen: keys and values of each token in four bits."""

@@ -1,0 +1,1 @@
+"""KIVI: keys packed per channel, values per token."""
