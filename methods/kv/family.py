@@ -11,7 +11,7 @@ from typing import Any, Callable
 import torch
 from runner.protocol import Answer, Bound, Hooks, Model, Prompt
 
-from . import attention, seam, text, weights
+from . import attention, columns, seam, text, weights
 from .decoder import CacheDecoder, Rooms
 from .limits import refuse_too_long
 from .loop import Decode, greedy
@@ -48,13 +48,14 @@ class CacheFamily:
         kernel = attention.choose(model.attention, torch.device(model.device), getattr(torch, model.dtype), shape.head_dim, softcap)
         facts = {
             "attention": kernel,
+            "column_sums": columns.choose(torch.device(model.device).type),
             "weights": weights.weight_bytes(network),
             "config": json.loads(config.to_json_string(use_diff=False)),
         }
         self._loaded = _Loaded(model, network, shape, kernel, text.decoder_of(model.path, model.trust_remote_code), facts)
 
     def describe(self) -> Mapping[str, Any]:
-        """Return the attention kernel, the bytes of the weights and the model's configuration."""
+        """Return the kernels for attention and for what observers sum of it, the bytes of the weights and the model's configuration."""
         return self._need().facts
 
     def bind(self, method: str, policy: str | None, params: Mapping[str, Any]) -> Bound:
@@ -156,13 +157,14 @@ class CacheBound:
             rotary=_rotary(loaded.network),
             after=after if any(after) else None,
             fixed=device.type == "cuda",
+            full_rotary=_rotary(loaded.network) or _rotary(loaded.network, "full_attention_"),
         )
 
 
-def _rotary(network: Any) -> Rotary | None:
-    """Return the model's rotation, None where layers differ in it."""
+def _rotary(network: Any, kind: str = "") -> Rotary | None:
+    """Return the model's rotation, or that of one kind of layers; None where there is none of that name."""
     embedding = network.base_model.rotary_emb
-    frequencies = getattr(embedding, "original_inv_freq", None)
+    frequencies = getattr(embedding, f"{kind}original_inv_freq", None)
     if frequencies is None:
-        frequencies = getattr(embedding, "inv_freq", None)
-    return None if frequencies is None else Rotary(frequencies)
+        frequencies = getattr(embedding, f"{kind}inv_freq", None)
+    return None if frequencies is None else Rotary(frequencies, float(getattr(embedding, f"{kind}attention_scaling", None) or 1.0))

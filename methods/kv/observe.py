@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Callable, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from . import attention
+from . import attention, columns
 from .seam import View
 
 
@@ -33,6 +35,17 @@ class Attended:
     def start(self) -> int:
         """Position of the first key."""
         return self.first + self.query.shape[2] - self.keys.shape[2]
+
+    @functools.cached_property
+    def column_sums(self) -> Tensor:
+        """What attention each key gets from the chunk's queries and the heads of its group, (1, kv_heads, m) in float32.
+
+        Computed once, however many observers ask. Raises ValueError for a layer with a sliding window.
+        """
+        if self.window is not None:
+            raise ValueError("column sums are of full attention; this layer has a sliding window")
+        kernel = columns.choose(self.query.device.type)
+        return columns.sums(kernel, self.query, self.keys, self.lse, scaling=self.scaling, softcap=self.softcap)
 
 
 class Observer(Protocol):
@@ -93,6 +106,19 @@ def hook_hidden(layer: nn.Module, observers: tuple[Observer, ...], first: Callab
             hidden(module, states, first())
 
     return layer.self_attn.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def queries_of(module: Any, states: Tensor) -> Tensor:
+    """Project the input of an attention module, (1, n, hidden_size), to its queries before rotation, (1, heads, n, head_dim)."""
+    size = module.head_dim
+    width = module.config.num_attention_heads * size
+    if hasattr(module, "q_proj"):
+        queries = module.q_proj(states)
+    else:  # Phi-3 projects all three at once, queries first
+        joint = module.qkv_proj
+        queries = functional.linear(states, joint.weight[:width], None if joint.bias is None else joint.bias[:width])
+    queries = queries.unflatten(-1, (-1, size)).transpose(1, 2)
+    return module.q_norm(queries) if hasattr(module, "q_norm") else queries
 
 
 def weights_of(chunk: Attended, low: int, high: int) -> Tensor:

@@ -13,10 +13,12 @@ class Rotary:
     """Rotates by a model's own inverse frequencies (half-split layout, as Llama, Mistral, Qwen and Gemma have it).
 
     Angles are computed in float64, so that a position of a million is as exact as a position of one; the rotation runs in float32.
-    The model's attention scaling (YaRN) is not applied: with position ids of zero it is in the queries and keys already.
+    The model's attention scaling (YaRN) is not applied: with position ids of zero it is in the queries and keys already. ``scaling`` tells
+    it to those who rotate what the model did not.
     """
 
-    def __init__(self, inverse_frequencies: Tensor) -> None:
+    def __init__(self, inverse_frequencies: Tensor, scaling: float = 1.0) -> None:
+        self.scaling = scaling
         self._frequencies = tuple(inverse_frequencies.double().tolist())
         self._first = 0
         self._angles: _Angles | None = None
@@ -51,6 +53,11 @@ class Rotary:
         if self._fixed is None or self._fixed[0] != position or self._fixed[1][0].device != states.device:
             self._fixed = position, self._make(position, 1, states.device)
         return _rotate(states, *self._fixed[1])
+
+    def averaged(self, states: Tensor, first: int, count: int) -> Tensor:
+        """Apply to ``states`` (…, head_dim) the mean of the rotations of positions ``first … first + count - 1``."""
+        cos, sin = self._make(first, count, states.device)
+        return _rotate(states, cos.mean(0), sin.mean(0))
 
     def _make(self, first: int, count: int, device: torch.device) -> _Angles:
         positions = torch.arange(first, first + count, dtype=torch.float64)

@@ -34,6 +34,8 @@ class Layout:
     """Of each row, the prompt tokens that come only after the method has compressed (``question: unseen``); None: none."""
     fixed: bool = False
     """Whether decode steps keep to fixed shapes and positions on the device, so that one can be captured: always on CUDA."""
+    full_rotary: Rotary | None = None
+    """The rotation of the full-attention layers, also where sliding ones have another."""
 
     @property
     def rows(self) -> int:

@@ -1,0 +1,1 @@
+"""ExpectedAttention: keep what queries still to come are expected to attend to."""

@@ -1,0 +1,1 @@
+"""KeyDiff: keep the entries whose keys are unlike the others."""

@@ -1,0 +1,1 @@
+"""PyramidKV: more entries in lower layers, fewer in higher ones."""

@@ -1,0 +1,1 @@
+"""SnapKV: keep what the end of the prompt attends to."""
