@@ -11,10 +11,15 @@ def estimate(config: Mapping[str, Any], tokens: int, params: Mapping[str, Any], 
     heads: int = config["num_attention_heads"]
     kv_heads: int = config.get("num_key_value_heads") or heads
     head_dim: int = config.get("head_dim") or config["hidden_size"] // heads
-    budget = max(1, params["tokens"] if params.get("tokens") is not None else int((params.get("keep") or 0) * tokens))
-    local = budget - min(params.get("sinks", 4), budget - 1)
+    counted = tokens if params.get("cap") is None else min(tokens, params["cap"])
+    budget = max(1, params["tokens"] if params.get("tokens") is not None else int((params.get("keep") or 0) * counted))
+    share, number = params.get("sinks_share"), params.get("sinks")
+    sinks = int(share * budget) if share is not None else (4 if number is None else number)
+    local = budget - min(sinks, budget - 1)
+    if params.get("variant") == "pruned":
+        local = 0  # a layer's own window stays as it is, however large
     held = min(budget, tokens)
-    entries = sum(held if window is None or window > local else min(window - 1, tokens) for window in windows(config))
+    entries = sum(held if window is None or 0 < local < window else min(window - 1, tokens) for window in windows(config))
     return entries * 2 * kv_heads * head_dim * dtype_bytes
 
 

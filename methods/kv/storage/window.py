@@ -17,7 +17,7 @@ class Window:
     """What a layer sees. A query sees keys less than ``local`` tokens back at their true distance.
 
     Further back it sees only the first ``sinks`` tokens: key ``j`` at position ``j``, the query at position ``local + sinks - 1`` whatever
-    its own is, unless the layer has a sliding window of its own (``own``) that has passed them.
+    its own is (with ``rolling``: unless its own is less), unless the layer has a sliding window of its own (``own``) that has passed them.
     """
 
     local: int
@@ -25,6 +25,13 @@ class Window:
     """Tokens of the window held when the prompt is complete: ``local``, or one less, as the next query is in the window too."""
     sinks: int = 0
     own: int | None = None
+    rolling: bool = False
+    """Whether positions are those inside a cache that starts to roll once it is full: until then sinks, too, stand at true distance."""
+
+    @property
+    def last(self) -> int:
+        """The position from which sinks outside the window are seen: the last one inside the cache."""
+        return self.local + self.sinks - 1
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,10 @@ class WindowView:
         if not self.far[0].shape[2] or skip >= query.shape[2]:
             return out
         assert self.rotary is not None and lse is not None
-        fixed = self.rotary.fixed(query[:, :, skip:], self.spec.local + self.spec.sinks - 1)
+        fixed = self.rotary.fixed(query[:, :, skip:], self.spec.last)
+        early = max(0, self.spec.last - self.first - skip) if self.spec.rolling else 0  # queries before the cache rolls
+        if early:
+            fixed = torch.cat((turned[:, :, skip : skip + early], fixed[:, :, early:]), dim=2)
         scores = attention.scores(fixed, self.far[0], scaling, softcap)
         if not self.single or self.spec.own is not None:
             scores = scores.masked_fill(self._hidden(skip, query.shape[2], query.device), float("-inf"))
@@ -119,7 +129,9 @@ class FixedWindowView:
             return out
         if self.spec.own is not None:
             far &= distance < self.spec.own
-        fixed = self.rotary.fixed(query, self.spec.local + self.spec.sinks - 1)
+        fixed = self.rotary.fixed(query, self.spec.last)
+        if self.spec.rolling:
+            fixed = torch.where(self.position < self.spec.last, turned, fixed)
         scores = attention.scores(fixed, self.keys[:, :, :sinks], scaling, softcap).masked_fill(~far, float("-inf"))
         return attention.join(out, lse, scores, self.values[:, :, :sinks])
 

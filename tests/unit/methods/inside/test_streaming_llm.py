@@ -189,7 +189,8 @@ class Windowed(unittest.TestCase):
     def test_bad_parameters_are_named(self) -> None:
         for params, message in (
             ({}, "either keep"), ({"keep": 0.5, "tokens": 4}, "either keep"), ({"keep": 0}, "above 0"), ({"keep": 1.5}, "at most 1"),
-            ({"tokens": 0}, "at least 1"), ({"tokens": 4, "sinks": -1}, "at least 0"), ({"tokens": 4, "variant": "pruned"}, "variant"),
+            ({"tokens": 0}, "at least 1"), ({"tokens": 4, "sinks": -1}, "at least 0"), ({"tokens": 4, "variant": "other"}, "variant"),
+            ({"tokens": 4, "sinks": 1, "sinks_share": 0.1}, "either sinks"),
             ({"tokens": 4, "window": 3}, "window"),
         ):  # fmt: skip
             with self.subTest(params=params), self.assertRaisesRegex(ValueError, message):
