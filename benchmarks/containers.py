@@ -1,7 +1,7 @@
 """What a container costs: create → first line, stop, and images built cold, warm, with one method changed; sizes with shared layers.
 
-    python benchmarks/docker.py            # containers and thin layers, a minute
-    python benchmarks/docker.py --cold     # builds tf5 anew as well, without BuildKit's cache
+    python benchmarks/containers.py            # containers and thin layers, a minute
+    python benchmarks/containers.py --cold     # builds tf5 anew as well, without BuildKit's cache
 
 Needs a Docker Engine with buildx and the image of tf5 (``longctx images build tf5``).
 """
