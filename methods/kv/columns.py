@@ -6,6 +6,7 @@ and key: a second pass over blocks of keys sums ``exp(qk - lse)`` over the queri
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -24,10 +25,11 @@ _KEYS = 512
 """Keys in one of its blocks, at most: what a block computes above the diagonal is thrown away."""
 
 
-def choose(device: torch.device) -> str:
+@functools.lru_cache(maxsize=None)
+def choose(device_type: str) -> str:
     """Name the kernel: Triton's on CUDA where Triton is and can build (it calls a C compiler), else torch's, several times slower."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    able = device.type == "cuda" and importlib.util.find_spec("triton") is not None and compiler is not None
+    able = device_type == "cuda" and importlib.util.find_spec("triton") is not None and compiler is not None
     return TRITON if able else TORCH
 
 

@@ -34,7 +34,7 @@ def _weights(k, q_base, lse_base, start, rows, stride, scale, cap, places, offse
     return weights
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "length"])  # lengths of all kinds, one compilation
 def _kernel(q, k, lse, out, rows, length, scale, cap, q_head, q_row, k_head, k_row,
             GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, CAPPED: tl.constexpr):  # fmt: skip
     head = tl.program_id(1)
@@ -62,10 +62,10 @@ def _kernel(q, k, lse, out, rows, length, scale, cap, q_head, q_row, k_head, k_r
 
 
 def blocks(head_dim: int, half: bool) -> tuple[int, int, int]:
-    """Return keys and queries of a block, and warps, such that three query blocks and the keys fit a multiprocessor's shared memory."""
+    """Return keys and queries of a block, and warps, such that two programs fit a multiprocessor: one multiplies, one exponentiates."""
     if not half:
         return 32, 32, 4
-    return (128, 128, 8) if head_dim <= 128 else (64, 64, 4)
+    return (128, 64, 8) if head_dim <= 128 else (64, 64, 4)
 
 
 def column_sums(query: Tensor, keys: Tensor, lse: Tensor, scaling: float, softcap: float | None) -> Tensor:
@@ -81,6 +81,6 @@ def column_sums(query: Tensor, keys: Tensor, lse: Tensor, scaling: float, softca
         query, keys, lse, out, rows, length, scaling, softcap or 1.0,
         query.stride(1), query.stride(2), keys.stride(1), keys.stride(2),
         GROUP=heads // kv_heads, D=size, BD=max(16, triton.next_power_of_2(size)), BN=key_block, BM=query_block,
-        CAPPED=softcap is not None, num_warps=warps, num_stages=3,
+        CAPPED=softcap is not None, num_warps=warps, num_stages=3 if size <= 128 else 2,
     )  # fmt: skip
     return out

@@ -15,6 +15,8 @@ class CacheShape:
     windows: tuple[int | None, ...]
     model_type: str = ""
     """What config.json calls the architecture, such as ``mistral``."""
+    heads: int = 0
+    """Query heads."""
 
     @property
     def token_elements(self) -> int:
@@ -48,4 +50,5 @@ def shape_of(config: Any) -> CacheShape:
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         windows=tuple(sliding if kind == "sliding_attention" else None for kind in types),
         model_type=getattr(config, "model_type", ""),
+        heads=heads,
     )

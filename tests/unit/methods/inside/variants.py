@@ -62,4 +62,9 @@ VARIANTS = (
     Variant("kivi", {"bits": 3, "group": 4, "residual": 16}, models=("llama", "gemma2")),
     Variant("flexgen", {"group": 8}),
     Variant("flexgen", {"group": 4, "simulated": True}, forks=False, models=("llama", "gemma2")),
+    Variant("h2o", {"keep": 0.5}),
+    Variant("h2o", {"tokens": 64}, exact=True, models=("llama", "gemma2")),
+    Variant("h2o", {"variant": "bench2024", "ratio": 0.25}, models=("llama", "mistral", "gemma2")),
+    Variant("tova", {"keep": 0.5}),
+    Variant("tova", {"tokens": 64}, exact=True, models=("llama", "gemma2")),
 )

@@ -1,0 +1,1 @@
+"""TOVA: drop the entry to which the last query attends least."""
