@@ -25,7 +25,7 @@ _KEYS = 512
 """Keys in one of its blocks, at most: what a block computes above the diagonal is thrown away."""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def choose(device_type: str) -> str:
     """Name the kernel: Triton's on CUDA where Triton is and can build (it calls a C compiler), else torch's, several times slower."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")

@@ -1,4 +1,4 @@
-"""Column sums of attention weights as one Triton kernel: a program a block of keys and query head, no atomics, nothing written but the sums.
+"""Column sums of attention weights as one Triton kernel: a program a key block and query head, no atomics, nothing written but sums.
 
 A block of keys stays on chip while the queries that see it pass by, diagonal blocks first (masked), then all later ones. Keys are the rows
 of the product, so the sum over queries runs along what a thread holds. Products accumulate in float32.
@@ -15,48 +15,49 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _weights(k, q_base, lse_base, start, rows, stride, scale, cap, places, offset, BM: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-             CAPPED: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Return the weights (keys, BM) of the queries from ``start`` on; of those beyond ``rows`` 0."""
-    queries = start + tl.arange(0, BM)
-    dims = tl.arange(0, BD)
+def _weights(k, q_base, lse_base, start, rows, stride, scale, cap, places, offset, bm: tl.constexpr, size: tl.constexpr, bd: tl.constexpr,
+             capped: tl.constexpr, masked: tl.constexpr):  # fmt: skip
+    """Return the weights (keys, bm) of the queries from ``start`` on; of those beyond ``rows`` 0."""
+    queries = start + tl.arange(0, bm)
+    dims = tl.arange(0, bd)
     inside = queries < rows
-    q = tl.load(q_base + queries[None, :].to(tl.int64) * stride + dims[:, None], mask=inside[None, :] & (dims[:, None] < D), other=0.0)
+    q = tl.load(q_base + queries[None, :].to(tl.int64) * stride + dims[:, None], mask=inside[None, :] & (dims[:, None] < size), other=0.0)
     lse = tl.load(lse_base + queries, mask=inside, other=float("inf"))
     scores = tl.dot(k, q, input_precision="ieee")
-    if CAPPED:
+    if capped:
         scores = cap * (2.0 * tl.sigmoid(2.0 * scores * scale / cap) - 1.0)
         weights = tl.exp2((scores - lse[None, :]) * _LOG2E)
     else:
         weights = tl.exp2(scores * (scale * _LOG2E) - (lse * _LOG2E)[None, :])
-    if MASKED:
+    if masked:
         weights = tl.where(places[:, None] <= (queries + offset)[None, :], weights, 0.0)
     return weights
 
 
 @triton.jit(do_not_specialize=["rows", "length"])  # lengths of all kinds, one compilation
-def _kernel(q, k, lse, out, rows, length, scale, cap, q_head, q_row, k_head, k_row,
-            GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, CAPPED: tl.constexpr):  # fmt: skip
+def _kernel(q, k, lse, out, rows, length, scale, cap, q_head, q_row, k_head, k_row, group: tl.constexpr, size: tl.constexpr,
+            bd: tl.constexpr, bn: tl.constexpr, bm: tl.constexpr, capped: tl.constexpr):  # fmt: skip
+    """Sum one query head's weights on one block of ``bn`` keys, ``bm`` queries at a time; ``bd`` is ``size`` up to a power of two."""
     head = tl.program_id(1)
-    low = tl.program_id(0) * BN
-    places = low + tl.arange(0, BN)
-    dims = tl.arange(0, BD)
-    k_base = k + (head // GROUP).to(tl.int64) * k_head
+    low = tl.program_id(0) * bn
+    places = low + tl.arange(0, bn)
+    dims = tl.arange(0, bd)
+    k_base = k + (head // group).to(tl.int64) * k_head
     block = tl.load(
-        k_base + places[:, None].to(tl.int64) * k_row + dims[None, :], mask=(places[:, None] < length) & (dims[None, :] < D), other=0.0
+        k_base + places[:, None].to(tl.int64) * k_row + dims[None, :], mask=(places[:, None] < length) & (dims[None, :] < size), other=0.0
     )
     q_base = q + head.to(tl.int64) * q_head
     lse_base = lse + head.to(tl.int64) * rows
     offset = length - rows
-    first = tl.maximum(low - offset, 0) // BM * BM
+    first = tl.maximum(low - offset, 0) // bm * bm
     # from here on every query sees every key of the block
-    clear = tl.minimum(tl.cdiv(tl.maximum(low + BN - 1 - offset, 0), BM) * BM, tl.cdiv(rows, BM) * BM)
-    totals = tl.zeros((BN,), dtype=tl.float32)
-    for start in range(first, clear, BM):
-        part = _weights(block, q_base, lse_base, start, rows, q_row, scale, cap, places, offset, BM, D, BD, CAPPED, True)
+    clear = tl.minimum(tl.cdiv(tl.maximum(low + bn - 1 - offset, 0), bm) * bm, tl.cdiv(rows, bm) * bm)
+    totals = tl.zeros((bn,), dtype=tl.float32)
+    for start in range(first, clear, bm):
+        part = _weights(block, q_base, lse_base, start, rows, q_row, scale, cap, places, offset, bm, size, bd, capped, True)
         totals += tl.sum(part, axis=1)
-    for start in range(clear, rows, BM):
-        part = _weights(block, q_base, lse_base, start, rows, q_row, scale, cap, places, offset, BM, D, BD, CAPPED, False)
+    for start in range(clear, rows, bm):
+        part = _weights(block, q_base, lse_base, start, rows, q_row, scale, cap, places, offset, bm, size, bd, capped, False)
         totals += tl.sum(part, axis=1)
     tl.store(out + head.to(tl.int64) * length + places, totals, mask=places < length)
 
@@ -80,7 +81,7 @@ def column_sums(query: Tensor, keys: Tensor, lse: Tensor, scaling: float, softca
     _kernel[(triton.cdiv(length, key_block), heads)](
         query, keys, lse, out, rows, length, scaling, softcap or 1.0,
         query.stride(1), query.stride(2), keys.stride(1), keys.stride(2),
-        GROUP=heads // kv_heads, D=size, BD=max(16, triton.next_power_of_2(size)), BN=key_block, BM=query_block,
-        CAPPED=softcap is not None, num_warps=warps, num_stages=3 if size <= 128 else 2,
+        group=heads // kv_heads, size=size, bd=max(16, triton.next_power_of_2(size)), bn=key_block, bm=query_block,
+        capped=softcap is not None, num_warps=warps, num_stages=3 if size <= 128 else 2,
     )  # fmt: skip
     return out

@@ -57,7 +57,7 @@ class Evicting:
     share: Share = evenly
     holder: Holder = DenseStorage
     latest: Callable[[int], int] | None = None
-    """Of so many kept entries, how many are the latest tokens whatever they score; None: none. What they score is handed on all the same."""
+    """Of so many kept entries, how many are the latest tokens, whatever they score; None: none. Their scores are handed on as they are."""
     rotated: bool = True
     batch: bool = True
     extends_window: bool = False
