@@ -32,6 +32,7 @@ RULES: dict[Outcome, Rule] = {
     "killed": Rule(True, True, "Something outside killed it; it is tried once more."),
     "bad_output": Rule(False, True, "The container wrote what it may not; nothing of it was used."),
     "engine_lost": Rule(True, True, "Look at the engine (`longctx doctor`); the job is tried once more."),
+    "engine_unavailable": Rule(False, False, "Look at the engine (`longctx doctor`), then run the same command."),
     "environment_failed": Rule(False, False, "Mend the environment as the message says."),
     "not_started": Rule(True, True, "Read the log for why the process did not start."),
 }

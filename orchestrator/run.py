@@ -413,8 +413,10 @@ def _verdict(run: RunFolder, job: str, before: int) -> Verdict | None:
 def _why(verdict: Verdict | None) -> str:
     if verdict is None:
         return "its worker died"
-    detail = verdict.detail.strip().splitlines()
-    return " ".join(part for part in (verdict.outcome.replace("_", " "), f"({detail[-1]})" if detail else "", verdict.next_step) if part)
+    lines = verdict.detail.strip().splitlines()
+    # A traceback ends with what was raised; every message of ours begins with what happened.
+    told = lines[-1 if lines[0].startswith("Traceback") else 0] if lines else ""
+    return " ".join(part for part in (verdict.outcome.replace("_", " "), f"({told})" if told else "", verdict.next_step) if part)
 
 
 def _tokenise_views(plan: Plan) -> dict[str, JobView]:

@@ -31,6 +31,10 @@ from .settings import Settings
 from .store import RunFolder, read_document, write_document
 
 POLL_SECONDS = 0.02
+_OUTCOMES: Mapping[type[LongctxError], Outcome] = {
+    EnvironmentFailed: "environment_failed", EngineUnavailable: "engine_unavailable", StorageError: "disk_full",
+}  # fmt: skip
+"""What a job that could not be started comes to."""
 
 
 class Stop:
@@ -161,7 +165,7 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
     attempt = jobs.new_attempt(run, task.job)
     started = time.time()
     outcome: Outcome = "not_started"
-    detail, code = "", None
+    detail, step, code = "", "", None
     isolation: tuple[Isolation, Mapping[str, bool]] = ("none", {})
     try:
         engine = engines.make(plan.engine, settings)
@@ -177,18 +181,15 @@ def run_task(plan_path: Path, number: int, settings: Settings) -> int:
                     detail = f"{detail}; {refused}".removeprefix("; ")
     except Interrupted as error:
         outcome, detail = "stopped", str(error)
-    except (EnvironmentFailed, EngineUnavailable) as error:
-        outcome, detail = "environment_failed", str(error)
-    except StorageError as error:
-        outcome, detail = "disk_full", str(error)
     except LongctxError as error:
-        outcome, detail = "not_started", str(error)
+        outcome = next((name for kind, name in _OUTCOMES.items() if isinstance(error, kind)), "not_started")
+        detail, step = str(error.args[0]), error.next_step
     except Exception:
         outcome, detail = "not_started", traceback.format_exc()
     rule = RULES[outcome]
     verdict = Verdict(
         job=task.job, attempt=attempt.number, outcome=outcome, retry=rule.retry, charged=rule.charged, exit_code=code,
-        detail=detail[:8000], next_step=rule.next_step, started_at=started, seconds=time.time() - started, engine=plan.engine,
+        detail=detail[:8000], next_step=step or rule.next_step, started_at=started, seconds=time.time() - started, engine=plan.engine,
         isolation=isolation[0], isolation_detail=dict(isolation[1]),
     )  # fmt: skip
     write_document(attempt.folder / "verdict.json", verdict)
@@ -229,7 +230,7 @@ def _execute(
         try:
             ended, expired = _watch(process, Clocks(limits, Tail(attempt.out / "events.jsonl")), stop)
         except EngineUnavailable as error:
-            return "engine_lost", str(error), None, isolation
+            return "engine_lost", str(error.args[0]), None, isolation
     if hostile := refuse_hostile(attempt.out):
         return "bad_output", hostile, ended.code, isolation
     outcome, detail = judge(ended, last_word(attempt.out), timed_out=expired, stopping=stop.wanted)

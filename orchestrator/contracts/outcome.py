@@ -9,7 +9,7 @@ from .base import Bytes, Count, Document, RequestId, Seconds
 Isolation = Literal["full", "partial", "none"]
 Outcome = Literal[
     "done", "stopped", "host_oom", "cuda_oom_loading", "timeout", "gpu_lost", "disk_full", "image_missing", "method_raised",
-    "load_failed", "killed", "bad_output", "engine_lost", "environment_failed", "not_started",
+    "load_failed", "killed", "bad_output", "engine_lost", "engine_unavailable", "environment_failed", "not_started",
 ]  # fmt: skip
 
 

@@ -55,4 +55,4 @@ def test_every_outcome_has_a_rule_with_a_next_step() -> None:
 
 
 def test_only_what_the_infrastructure_did_is_tried_again() -> None:
-    assert {outcome for outcome, rule in RULES.items() if rule.retry} == {"timeout", "gpu_lost", "killed", "not_started"}
+    assert {outcome for outcome, rule in RULES.items() if rule.retry} == {"timeout", "gpu_lost", "engine_lost", "killed", "not_started"}

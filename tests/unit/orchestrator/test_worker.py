@@ -286,7 +286,7 @@ def test_a_hostile_output_is_bad_whatever_its_last_word_says(bench: Bench, engin
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
-        (EnvironmentFailed("torch has no wheel"), "environment_failed"), (EngineUnavailable("no answer"), "environment_failed"),
+        (EnvironmentFailed("torch has no wheel"), "environment_failed"), (EngineUnavailable("no answer"), "engine_unavailable"),
         (StorageError("disk full"), "disk_full"), (LongctxError("strange"), "not_started"), (ZeroDivisionError("a fault"), "not_started"),
     ],
 )  # fmt: skip
