@@ -8,6 +8,7 @@ from typing import Any
 from methods.kv.budget import budget_of, known
 from methods.kv.evicting import Evicting
 from methods.kv.observe import Observer
+from methods.kv.packing import NAMES, holder_of
 from methods.kv.storage.base import Layout, PromptLayer
 from torch import Tensor
 
@@ -26,5 +27,5 @@ class Knorm:
 
 def build(params: Mapping[str, Any]) -> Evicting:
     """Build the policy. Raises ValueError for parameters that do not fit together."""
-    given = known("knorm", params, {"keep", "tokens"})
-    return Evicting(scorer=Knorm(), budget=budget_of("knorm", given))
+    given = known("knorm", params, {"keep", "tokens", *NAMES})
+    return Evicting(scorer=Knorm(), budget=budget_of("knorm", given), holder=holder_of("knorm", given))

@@ -15,7 +15,7 @@ NAMES = frozenset({"bits", "group", "residual"})
 
 
 def kivi(bits: int, group: int = 32, residual: int = 128) -> Holder:
-    """Make storages as KIVI packs: keys in groups along tokens, values in groups along channels. Raises ValueError for what does not fit."""
+    """Make storages as KIVI packs: keys in groups along tokens, values along channels. Raises ValueError for what does not fit."""
     return partial(
         PackedStorage,
         keys=Scheme(bits=bits, group=group, along="tokens", residual=residual),

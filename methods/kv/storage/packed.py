@@ -47,8 +47,8 @@ class PackedView:
 class Half:
     """The keys, or the values, of all rows: the first entries of a row packed, aligned on the left, the others in a ring.
 
-    Until decoding starts the ring has just the entries of the row with most; then ``scheme.capacity`` slots: entry i of a row stands in slot
-    (i - first) % capacity, where ``first`` is what was packed before.
+    Until decoding starts the ring has just the entries of the row with most; then ``scheme.capacity`` slots: entry i of a row stands in
+    slot (i - first) % capacity, where ``first`` is what was packed before.
     """
 
     def __init__(self, layout: Layout, scheme: Scheme, entries: Sequence[int]) -> None:

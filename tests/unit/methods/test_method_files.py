@@ -54,6 +54,9 @@ def summary_sentences(text: str) -> int:
     ("name", "tokens", "params", "expected"),
     [
         ("full_kv", 1195, {}, 27_532_800),
+        ("kivi", 1195, {"bits": 2}, 6_762_960),
+        ("flexgen", 1195, {}, 1195 * 30 * 3 * 2 * 36),
+        ("flexgen", 1195, {"simulated": True}, 27_532_800),
         ("streaming_llm", 1195, {"keep": 0.5}, 13_754_880),
         ("streaming_llm", 1195, {"keep": 0.25}, 6_865_920),
         ("streaming_llm", 1195, {"tokens": 5000}, 27_532_800),

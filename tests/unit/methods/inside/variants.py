@@ -58,6 +58,7 @@ VARIANTS = (
     Variant("keydiff", {"tokens": 5}, models=("llama",)),
     Variant("expected_attention", {"keep": 0.5, "sinks": 2, "future": 16}),
     Variant("expected_attention", {"tokens": 6, "covariance": False, "values": False}, models=("llama", "phi3")),
+    Variant("knorm", {"keep": 0.8, "bits": 4, "group": 4, "residual": 12}, models=("llama", "qwen3")),
     Variant("kivi", {"bits": 2, "group": 8, "residual": 16}),
     Variant("kivi", {"bits": 3, "group": 4, "residual": 16}, models=("llama", "gemma2")),
     Variant("flexgen", {"group": 8}),
