@@ -28,6 +28,11 @@ class Rotary:
         """Make the angles of ``count`` positions from ``first`` ready, so that later calls for them only slice."""
         self._first, self._angles = first, self._make(first, count, device)
 
+    def ensure(self, count: int, device: torch.device) -> None:
+        """Make the angles of positions ``0 … count - 1`` ready, unless they are."""
+        if self._first or self._angles is None or self._angles[0].shape[0] < count or self._angles[0].device != device:
+            self.prepare(0, count, device)
+
     def forget(self) -> None:
         """Drop all angles, so that no tensor outlives its use."""
         self._angles = self._fixed = None
@@ -43,7 +48,7 @@ class Rotary:
         return _rotate(states, angles[0][start : start + count], angles[1][start : start + count])
 
     def on_device(self, states: Tensor, position: Tensor) -> Tensor:
-        """Rotate ``states`` (batch, heads, 1, head_dim) as a position (1,) on the device, one of those that ``prepare`` made ready."""
+        """Rotate ``states`` (batch, heads, n, head_dim) as positions (1 or n,) on the device, of those that ``prepare`` made ready."""
         assert self._angles is not None
         place = position - self._first
         return _rotate(states, self._angles[0].index_select(0, place), self._angles[1].index_select(0, place))
