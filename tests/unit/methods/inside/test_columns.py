@@ -8,10 +8,9 @@ import unittest
 from unittest import mock
 
 import torch
+from methods.kv import columns
 
 from inside.support import modern
-
-from methods.kv import columns
 
 CASES = (  # heads, kv_heads, queries, keys, head_dim, softcap
     (4, 2, 1, 1, 8, None),
