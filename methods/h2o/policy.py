@@ -14,6 +14,7 @@ from methods.kv.policy import Policy
 from methods.kv.storage.base import Layout, PromptLayer
 from methods.kv.storage.slots import Slots, SlotStorage
 from torch import Tensor
+from torch.nn import functional
 
 from .masked import Masked
 
@@ -21,14 +22,14 @@ VARIANTS = ("published", "bench2024")
 
 
 class Received:
-    """Sums the attention that each key of a layer gets while the prompt is read: (1, kv_heads, tokens) in float32."""
+    """Sums the attention that each key of a layer gets while the prompt is read: (1, kv_heads, tokens so far) in float32."""
 
-    def __init__(self, layout: Layout, row: int) -> None:
-        self.sums = torch.zeros(1, layout.shape.kv_heads, layout.contexts[row], device=layout.device)
+    def __init__(self, layout: Layout) -> None:
+        self.sums = torch.zeros(1, layout.shape.kv_heads, 0, device=layout.device)
 
     def attended(self, chunk: Attended) -> None:
         """Add what the queries of a chunk gave."""
-        self.sums[..., : chunk.keys.shape[2]] += chunk.column_sums
+        self.sums = functional.pad(self.sums, (0, chunk.keys.shape[2] - self.sums.shape[2])) + chunk.column_sums
 
 
 class HeavyHitters:
@@ -36,7 +37,7 @@ class HeavyHitters:
 
     def observer(self, layout: Layout, layer: int, row: int) -> Observer | None:
         """Sum the prompt's part."""
-        return Received(layout, row)
+        return Received(layout)
 
     def scores(self, prompt: PromptLayer) -> Tensor:
         """Return (1, kv_heads, m)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .cache import StorageCache
 from .policy import Policy
-from .prefill import Prefill, Reader, chunk_size, forward
+from .prefill import Prefill, Reader, Start, chunk_size, forward
 from .storage.base import Layout, part_bytes
 
 
@@ -29,6 +29,8 @@ class Rooms:
     """Of each row, a prefill to fork from; None: each row is read for this policy alone."""
     variant: int = 0
     """Which of the variants that observed those prefills this is."""
+    starts: Sequence[Start] | None = None
+    """Of each row that is read for this policy alone, where reading starts; None: at the first token."""
 
 
 class CacheDecoder:
@@ -57,7 +59,9 @@ class CacheDecoder:
         if self._rooms.forks is None:
             observers = [self._policy.observers(self._layout, row)]
             reader = Reader(self._network, self._layout, self._phase)
-            logits = reader.read(ids[:context], observers, shared=False, chunk=self._policy.chunk).fork(0, row, self._storages)
+            start = None if self._rooms.starts is None else self._rooms.starts[row]
+            prefill = reader.read(ids[:context], observers, shared=False, chunk=self._policy.chunk, start=start)
+            logits = prefill.fork(0, row, self._storages)
         else:
             logits = self._rooms.forks[row].fork(self._rooms.variant, row, self._storages)
         return self._feed(ids, context) if context < len(ids) else logits

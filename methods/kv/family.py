@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable
 
 import torch
@@ -16,7 +16,8 @@ from .decoder import CacheDecoder, Rooms
 from .limits import refuse_too_long
 from .loop import Decode, greedy
 from .policy import Policy, make
-from .prefill import Prefill, Reader
+from .prefill import Prefill, Reader, Start
+from .prefix import Prefixes
 from .rotary import Rotary
 from .shape import CacheShape, shape_of
 from .storage.base import Layout
@@ -30,6 +31,8 @@ class _Loaded:
     kernel: str
     decode: Decode
     facts: dict[str, Any] = field(default_factory=dict)
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    """One for all variants of the model, so that never more than one batch's is alive."""
 
 
 class CacheFamily:
@@ -67,9 +70,7 @@ class CacheFamily:
     def close(self) -> None:
         """Free everything."""
         self._loaded = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _release()
 
     def _need(self) -> _Loaded:
         if self._loaded is None:
@@ -106,16 +107,22 @@ class CacheBound:
         policies = tuple(bound._policy for bound in bounds)
         layout = self._layout(batch)
         reader = Reader(self._loaded.network, layout, phase)
-        with torch.inference_mode():
-            prefills = tuple(
-                reader.read(
-                    prompt.ids[: layout.contexts[row]],
-                    [policy.observers(layout, row) for policy in policies],
-                    shared=True,
-                    chunk=self._policy.chunk,
+        try:
+            with torch.inference_mode():
+                starts = self._starts(batch, policies, phase)
+                prefills = tuple(
+                    reader.read(
+                        prompt.ids[: layout.contexts[row]],
+                        [policy.observers(layout, row) for policy in policies],
+                        shared=True,
+                        chunk=self._policy.chunk,
+                        start=starts[row],
+                    )
+                    for row, prompt in enumerate(batch)
                 )
-                for row, prompt in enumerate(batch)
-            )
+        except torch.OutOfMemoryError:
+            self.forget()
+            raise
         return Shared(prefills, policies, tuple(batch))
 
     def generate(
@@ -123,21 +130,60 @@ class CacheBound:
     ) -> list[Answer]:
         """Answer a batch greedily, forking from a prefill of the same batch if there is one.
 
-        Raises TooLong, naming the requests that do not fit, before anything is computed.
+        Otherwise requests of one group start from what the batch before read of their common beginning, and say so; where there is no
+        memory for that, and when timing, each is read from its first token. Raises TooLong, naming the requests that do not fit, before
+        anything is computed.
         """
         self._refuse(batch, exact_new_tokens)
-        loaded = self._loaded
-        if shared is not None and [prompt.id for prompt in shared.prompts] != [prompt.id for prompt in batch]:
-            raise ValueError("the shared prefill is of another batch")
-        rooms = Rooms(
-            loaded.network, self._policy, self._layout(batch), hooks.phase,
-            forks=None if shared is None else shared.prefills,
-            variant=0 if shared is None else [policy is self._policy for policy in shared.variants].index(True),
-        )  # fmt: skip
-        answers = greedy(lambda: CacheDecoder(rooms), batch, hooks, loaded.decode, exact_new_tokens)
         if shared is not None:
-            for answer in answers:  # one prefill was read for several: nobody's own time
-                answer.prefill, answer.prefill_s = "forked", None
+            return self._forked(batch, hooks, exact_new_tokens, shared)
+        if exact_new_tokens is not None or not self._policy.shares_prefill:
+            self.forget()
+            return self._decoded(batch, hooks, exact_new_tokens, None)
+        try:
+            return self._decoded(batch, hooks, None, self._starts(batch, (self._policy,), hooks.phase))
+        except torch.OutOfMemoryError:
+            if not self.forget():
+                raise
+        _release()  # outside of the handler, whose exception keeps tensors alive
+        return self._decoded(batch, hooks, None, self._starts(batch, (self._policy,), hooks.phase, keep=False))
+
+    def forget(self) -> bool:
+        """Let go of what is kept for the next batch; return whether there was anything."""
+        return self._loaded.prefixes.clear()
+
+    def _starts(
+        self, batch: Sequence[Prompt], policies: Sequence[Policy], phase: Callable[[str, int], None], *, keep: bool = True
+    ) -> list[Start]:
+        """Return where to start reading each prompt; what a group shares is read and kept unless it is there."""
+        layout, chunk = self._layout(batch), self._policy.chunk
+
+        def read(ids: Sequence[int]) -> Prefill:
+            alone = replace(layout, lengths=(len(ids),), after=None)
+            reader = Reader(self._loaded.network, alone, phase)
+            with torch.inference_mode():
+                return reader.read(ids, [policy.observers(alone, 0) for policy in policies], shared=True, chunk=chunk)
+
+        return self._loaded.prefixes.starts(batch, policies, read, keep=keep)
+
+    def _decoded(self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None, starts: Sequence[Start] | None) -> list[Answer]:
+        loaded = self._loaded
+        rooms = Rooms(loaded.network, self._policy, self._layout(batch), hooks.phase, starts=starts)
+        answers = greedy(lambda: CacheDecoder(rooms), batch, hooks, loaded.decode, exact_new_tokens)
+        for answer, start in zip(answers, starts or ()):
+            if start.prefill is not None:
+                answer.prefill, answer.prefill_s = "shared", None
+        return answers
+
+    def _forked(self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None, shared: Shared) -> list[Answer]:
+        loaded = self._loaded
+        if [prompt.id for prompt in shared.prompts] != [prompt.id for prompt in batch]:
+            raise ValueError("the shared prefill is of another batch")
+        variant = [policy is self._policy for policy in shared.variants].index(True)
+        rooms = Rooms(loaded.network, self._policy, self._layout(batch), hooks.phase, forks=shared.prefills, variant=variant)
+        answers = greedy(lambda: CacheDecoder(rooms), batch, hooks, loaded.decode, exact_new_tokens)
+        for answer in answers:  # one prefill was read for several: nobody's own time
+            answer.prefill, answer.prefill_s = "forked", None
         return answers
 
     def _refuse(self, batch: Sequence[Prompt], exact_new_tokens: int | None) -> None:
@@ -159,6 +205,13 @@ class CacheBound:
             fixed=device.type == "cuda",
             full_rotary=_rotary(loaded.network) or _rotary(loaded.network, "full_attention_"),
         )
+
+
+def _release() -> None:
+    """Hand memory back that nothing refers to."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _rotary(network: Any, kind: str = "") -> Rotary | None:

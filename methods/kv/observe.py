@@ -51,6 +51,9 @@ class Attended:
 class Observer(Protocol):
     """Watches one layer while one prompt is read, for one variant; holds O(tokens) memory. It dies with the prefill.
 
+    What it holds depends on what it has seen so far and on nothing that comes later: prompts that begin alike go on with deep copies of
+    what observed their beginning, however long each will be. So nothing here has the size of the whole prompt before it was seen.
+
     One that also has ``hidden(module, states, first)`` gets the layer's input, (1, n, hidden_size), with its attention module (``q_proj``,
     ``q_norm`` …) before each chunk.
     """

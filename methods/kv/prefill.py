@@ -5,6 +5,7 @@ Holds what the model's own cache would: all tokens of full-attention layers, the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable
@@ -70,14 +71,31 @@ class Prefill:
             source = self.layers[number]
             if source is None:
                 raise RuntimeError("this prefill was given away to a fork before")
-            keys, values = source.parts()["dense"]
             watching = self.observers[variant]
-            layer = PromptLayer(number, keys, values, source.seen(), watching[number] if watching else None, owned=not self.shared)
+            layer = _layer(number, source, watching[number] if watching else None, owned=not self.shared)
             if not self.shared:
                 self.layers[number] = source = None
-            del keys, values
             storage.fill(row, layer)
         return self.logits
+
+    def again(self) -> Prefill:
+        """Return the same for another prompt: observers and logits are copies, as who forks may write to them."""
+        return Prefill(list(self.layers), self.logits.clone(), copy.deepcopy(self.observers), shared=True)
+
+
+def _layer(number: int, source: Storage, observer: Observer | None, *, owned: bool) -> PromptLayer:
+    keys, values = source.parts()["dense"]
+    return PromptLayer(number, keys, values, source.seen(), observer, owned=owned)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the reading of a prompt starts."""
+
+    at: int = 0
+    """A chunk ends here, whether or not what stands before it was read already: so it makes no difference to the numbers."""
+    prefill: Prefill | None = None
+    """Of the first ``at`` tokens, read for others and kept by them; None: they are read with the rest."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +106,25 @@ class Reader:
     layout: Layout
     phase: Callable[[str, int], None]
 
-    def read(self, ids: Sequence[int], observers: Sequence[Sequence[Observer | None]], *, shared: bool, chunk: int | None) -> Prefill:
-        """Read one prompt in chunks, whatever row it will be."""
+    def read(
+        self,
+        ids: Sequence[int],
+        observers: Sequence[Sequence[Observer | None]],
+        *,
+        shared: bool,
+        chunk: int | None,
+        start: Start | None = None,
+    ) -> Prefill:
+        """Read one prompt in chunks, whatever row it will be.
+
+        Where the start was read already, copies of what observed it go on instead of ``observers``.
+        """
+        start = start or Start()
+        before = start.prefill
+        if before is not None:
+            if start.at == len(ids):
+                return before.again()
+            observers = copy.deepcopy(before.observers)
         layout = replace(self.layout, lengths=(len(ids),), after=None, fixed=False)
         storages = native_storages(layout)
         watching = [tuple(found for each in observers if each and (found := each[layer]) is not None) for layer in range(len(storages))]
@@ -97,14 +132,18 @@ class Reader:
         at = 0
         handles = [hook_hidden(layer, told, lambda: at) for layer, told in zip(self.network.base_model.layers, watching)]
         try:
-            for storage in storages:
-                storage.begin(0)
+            for number, storage in enumerate(storages):
+                if before is None:
+                    storage.begin(0)
+                else:
+                    source = before.layers[number]
+                    assert source is not None
+                    storage.fill(0, _layer(number, source, None, owned=False))
             tokens = torch.tensor([list(ids)], dtype=torch.long, device=layout.device)
-            size = chunk_size(layout.device, chunk)
             hidden = None
-            for at in range(0, tokens.shape[1], size):
+            for at, end in _chunks(len(ids), chunk_size(layout.device, chunk), start):
                 self.phase("prefill", at)
-                hidden = forward(self.network, cache, tokens[:, at : at + size], at, last=at + size >= tokens.shape[1])
+                hidden = forward(self.network, cache, tokens[:, at:end], at, last=end == len(ids))
             for storage in storages:
                 storage.end()
         finally:
@@ -112,6 +151,12 @@ class Reader:
                 handle.remove()
         assert hidden is not None
         return Prefill(list(storages), hidden, observers, shared)
+
+
+def _chunks(length: int, size: int, start: Start) -> list[tuple[int, int]]:
+    """Return the chunks to read, ``(first, end)``."""
+    firsts = [*(range(0, start.at, size) if start.prefill is None else ()), *range(start.at, length, size)]
+    return list(zip(firsts, [*firsts[1:], length]))
 
 
 def forward(network: Any, cache: StorageCache, tokens: Tensor, first: int, *, last: bool, rotated: bool = True) -> Tensor | None:

@@ -137,6 +137,23 @@ class Matrix(unittest.TestCase):
                         holding = recorder.holdings[batch[0].id]
                         self.assertLess(abs(recorder.measured[batch[0].id] - len(batch) * holding.analytic - (holding.host or 0)), 3)
 
+    def test_a_group_is_answered_as_each_of_its_prompts_alone(self) -> None:
+        """What was read and observed of a common beginning must not matter, however long the prompts that follow are."""
+        common = tokens(17, seed=8)
+        group = {"group": {"id": "g", "shared_segments": 1}, "spans": [{"role": "context", "start": 0, "end": 17}]}
+        for variant, family, told in self.each(forks=True):
+            bound = family.bind(variant.method, variant.policy, variant.params)
+            first = family is self.families[variant.models[0]]
+            with told:
+                for more in ({}, {"unseen_from": 17}) if first else ({},):
+                    batch = [prompt(common + tokens(size, seed=size), name=str(size), max_new_tokens=2, **group, **more) for size in (2, 9)]
+                    expected = [self.answer(family, variant, [replace(one, group=None)])[0] for one in batch]
+                    answers = [bound.generate([one], Recorder().hooks())[0] for one in batch]
+                    self.assertEqual([answer.text for answer in answers], expected)
+                    self.assertEqual({(answer.prefill, answer.prefill_s) for answer in answers}, {("shared", None)})
+                    if variant.batch and first:
+                        self.assertEqual(self.answer(family, variant, batch), expected)
+
     def test_who_forks_says_so(self) -> None:
         for variant, family, told in self.each():
             with told:
