@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .attention import products
 from .quantise import Codes
 
 _BLOCK_ELEMENTS = 1 << 24
@@ -39,7 +40,7 @@ def attend(
     step = block_entries(query, keys)
     for low in range(0, visible, step):
         high = min(visible, low + step)
-        scores = (grouped @ keys.block(low, high, dtype).transpose(-1, -2)).float() * scaling
+        scores = products(grouped, keys.block(low, high, dtype).transpose(-1, -2)).mul_(scaling)
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         hidden = torch.arange(low, high, device=query.device) >= count[:, None]
@@ -47,7 +48,7 @@ def attend(
         higher = torch.maximum(top, scores.amax(-1))
         weights, shrink = (scores - higher.unsqueeze(-1)).exp_(), (top - higher).exp_()
         total = total * shrink + weights.sum(-1)
-        sums = sums * shrink.unsqueeze(-1) + (weights.to(dtype) @ values.block(low, high, dtype)).float()
+        sums = sums * shrink.unsqueeze(-1) + products(weights.to(dtype), values.block(low, high, dtype))
         top = higher
     out = sums / total.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)
     return out.reshape(rows, heads, queries, size), (top + total.log()).reshape(rows, heads, queries)
