@@ -122,7 +122,13 @@ class SharingBound(Bound, Protocol):
         """Read a batch once for all of ``bounds`` (this one among them). What it returns is dropped when all have answered."""
 
     def generate(self, batch: Sequence[Prompt], hooks: Hooks, exact_new_tokens: int | None = None, shared: Any = None) -> Iterable[Answer]:
-        """Answer a batch from what ``share`` returned for the same batch; without it, as any bound does."""
+        """Answer a batch from what ``share`` returned for the same batch; without it, as any bound does.
+
+        Requests of one ``group`` may start from a prefill of what they share, kept from batch to batch: such answers say ``shared``.
+        """
+
+    def forget(self) -> Any:
+        """Drop what is kept for the next batch; nothing of a group comes any more. Optional."""
 
 
 class Family(Protocol):

@@ -66,6 +66,14 @@ def respond(attempt: Attempt, answers: Answers, bound: Bound) -> None:
         for batch in answers.batches():
             attempt.stop.check()
             answers.take(batch, answer_batch(attempt, bound, batch["id"], [prompts.get(name) for name in batch["members"]]))
+    forget(bound)
+
+
+def forget(bound: Bound) -> None:
+    """Let a bound drop what it keeps from batch to batch, if it is one that does."""
+    drop = getattr(bound, "forget", None)
+    if drop is not None:
+        drop()
 
 
 def _missing(batch: Mapping[str, Any], lines: Lines) -> list[str]:
@@ -76,7 +84,10 @@ def _missing(batch: Mapping[str, Any], lines: Lines) -> list[str]:
 def answer_batch(attempt: Attempt, bound: Bound, number: int, given: Sequence[Given], shared: Any = None) -> list[dict[str, Any]]:
     """Decode one planned batch and return its responses, in order. With a prefill that is shared no peak is anybody's own: it is null."""
     device = attempt.device
-    peaks = device.peak_repeats and shared is None
+    grouped = any(item.prompt.group is not None for item in given)
+    if not grouped:
+        forget(bound)
+    peaks = device.peak_repeats and shared is None and not (grouped and getattr(bound, "shares_with", None) is not None)
     if peaks:
         device.watch()
     failures: dict[str, Failure] = {}

@@ -19,7 +19,7 @@ from .failures import classify, describe
 from .generate import Failure, settle
 from .prompts import Given, of_cell
 from .protocol import Bound
-from .respond import Answers, answer_batch, respond
+from .respond import Answers, answer_batch, forget, respond
 
 Member = tuple[Answers, Any]
 """A cell that lacks answers, with its bound."""
@@ -84,6 +84,8 @@ def _respond_together(attempt: Attempt, members: Sequence[Member]) -> None:
                     responses = answer_batch(attempt, bound, batch["id"], given)
                 answers.take(own, responses)
             del shared
+    for _, bound in members:
+        forget(bound)
 
 
 def merged(streams: Sequence[Iterator[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], list[tuple[int, dict[str, Any]]]]]:

@@ -117,3 +117,6 @@ class Forking(Echo):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
         assert shared in (None, [prompt.id for prompt in batch])
         yield from super().generate(batch, hooks, exact_new_tokens)
+
+    def forget(self):
+        print("forgets", self.params["name"], flush=True)

@@ -7,7 +7,7 @@ import pytest
 
 from longctx.images.runner.ending import BadJob
 from longctx.images.runner.job import Job
-from longctx.images.runner.prompts import of_cell
+from longctx.images.runner.prompts import canonical_sha256, of_cell
 
 LENGTHS = {"a": 4, "b": 5, "c": 6}
 
@@ -106,6 +106,36 @@ def test_timing_shares_nothing(root: Any) -> None:
     assert len(reads(ran.log)) == 2
     for number in range(2):
         assert [line["time"]["prefill_s"] is not None for line in root.lines(f"out/cells/{number}/timing.jsonl")] == [True, True]
+
+
+def test_what_is_kept_between_batches_is_dropped_at_the_end_of_a_group_and_of_a_cell(root: Any) -> None:
+    for name in ("one", "two"):
+        add(root, name, ("a", "b", "c"))
+    add(root, "alone", ("a", "b", "c"), shares="y")
+    group_requests(root, {"a": "g", "b": "g"})
+    root.job()
+    ran = root.run()
+    assert ran.code == 0, ran.log
+    told = [line for line in ran.log.splitlines() if line.split()[0] in ("batch", "forgets")]
+    c = "batch c exact None"
+    assert told == [
+        *["batch a exact None"] * 2, *["batch b exact None"] * 2,  # requests of a group: nothing is dropped between them
+        "forgets one", c, "forgets two", c, "forgets one", "forgets two",
+        "batch a exact None", "batch b exact None", "forgets alone", c, "forgets alone",
+    ]  # fmt: skip
+
+
+def group_requests(root: Any, groups: dict[str, str]) -> None:
+    """Put requests of the first cell, whose files the others use too, into groups."""
+    requests, ids = (root.path / root.cells[0][key] for key in ("requests", "ids"))
+    lines = [json.loads(line) for line in requests.read_text().splitlines()]
+    for line in lines:
+        if line["id"] in groups:
+            line["group"] = {"id": groups[line["id"]], "shared_segments": 1}
+    hashes = {line["id"]: canonical_sha256(line) for line in lines}
+    requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = [json.loads(line) for line in ids.read_text().splitlines()]
+    ids.write_text("".join(json.dumps({**line, "request_sha256": hashes[line["id"]]}) + "\n" for line in given))
 
 
 def test_unseen_question_starts_where_its_span_does(root: Any) -> None:
