@@ -69,7 +69,7 @@ class MaskedView:
         visible = self.storage.visible & self.inner.valid[:, 0]
         # the heads of a group as queries of one head: each may then have a mask of its own
         out, _, weights = attention.weighed(
-            query.view(rows, kv_heads, -1, size), self.keys, self.values,
+            query.reshape(rows, kv_heads, -1, size), self.keys, self.values,
             scaling=scaling, softcap=softcap, valid=visible.unflatten(1, (kv_heads, -1)),
         )  # fmt: skip
         self.storage.score(weights.reshape(rows, heads, -1).to(query.dtype))

@@ -16,7 +16,7 @@ if MODERN:
     from methods.kv.storage.base import Layout, PromptLayer
     from methods.tova.policy import build as tova
 
-HEADS, KV_HEADS, SIZE, STEPS = 4, 2, 8, 9
+HEADS, KV_HEADS, SIZE, STEPS = 4, 2, 8, 16
 SCALING = SIZE**-0.5
 
 
@@ -57,7 +57,7 @@ class Layer:
     def weights(self, head: int, place: int, seen: list) -> torch.Tensor:
         """Attention of one query head's query at a place to the positions seen, in float64."""
         keys = self.keys[0, head // (HEADS // KV_HEADS)].double()
-        scores = torch.stack([self.query[0, head, place].double() @ keys[other] for other in seen]) * SCALING
+        scores = keys[seen] @ self.query[0, head, place].double() * SCALING
         return (self.softcap * torch.tanh(scores / self.softcap) if self.softcap else scores).softmax(0)
 
     def out(self, head: int, place: int, seen: list) -> torch.Tensor:
@@ -171,7 +171,7 @@ class Slotted(unittest.TestCase):
             (5, {"tokens": 8}), (8, {"tokens": 8}), (20, {"tokens": 8}), (13, {"tokens": 1}), (16, {"tokens": 6, "recent": 1.0}),
         )  # fmt: skip
         for length, params in cases:
-            for softcap in (None, 2.0):
+            for softcap in (None, 2.0) if length == 7 else (None,):
                 with self.subTest(length=length, params=params, softcap=softcap):
                     layer = Layer(length, softcap)
                     entries = min(length, params.get("tokens") or max(1, int(params["keep"] * length)))
@@ -185,7 +185,7 @@ class Slotted(unittest.TestCase):
 
     def test_tova(self) -> None:
         for length, params in ((1, {"keep": 0.5}), (7, {"keep": 0.5}), (31, {"keep": 0.3}), (5, {"tokens": 8}), (20, {"tokens": 8})):
-            for softcap in (None, 2.0):
+            for softcap in (None, 2.0) if length == 7 else (None,):
                 with self.subTest(length=length, params=params, softcap=softcap):
                     layer = Layer(length, softcap)
                     entries = min(length, params.get("tokens") or max(1, int(params["keep"] * length)))
