@@ -203,7 +203,7 @@ class BlockStorage:
         return {"dense": dense, "index": index, "host": (store.keys, store.values) if store.host else ()}
 
     def analytic(self) -> int:
-        """Compute from the prompt's length the entries on the device, a score a head of each in no block, a mean key a head of each block."""
+        """Compute entries on the device, and for each head a score of each in no block and a mean key of each block."""
         layout, spec = self._layout, self._spec
         blocks = spec.blocks(layout.longest)
         loose = layout.longest - blocks * spec.block
