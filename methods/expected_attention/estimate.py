@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,18 @@ def estimate(config: Mapping[str, Any], tokens: int, params: Mapping[str, Any], 
     head_dim: int = config.get("head_dim") or config["hidden_size"] // heads
     wanted = params["tokens"] if params.get("tokens") is not None else int((params.get("keep") or 0) * tokens)
     kept = min(tokens, max(1, wanted))
-    entries = sum(kept if window is None else min(window - 1, tokens) for window in windows(config))
-    return entries * 2 * kv_heads * head_dim * dtype_bytes
+    full = kv_heads * (2 * kept * head_dim * dtype_bytes if not params.get("bits") else packed_bytes(kept, head_dim, params, dtype_bytes))
+    native = 2 * kv_heads * head_dim * dtype_bytes
+    return sum(full if window is None else min(window - 1, tokens) * native for window in windows(config))
+
+
+def packed_bytes(entries: int, head_dim: int, params: Mapping[str, Any], dtype_bytes: int) -> int:
+    """Return the bytes of keys and values of one KV head, packed: codes, float16 scales and minima, and the residuals."""
+    bits, group, residual = params["bits"], params.get("group") or 32, params.get("residual") or 128
+    keys, values = entries - entries % residual, max(0, entries - residual)
+    codes = (keys + values) * (head_dim * bits // 8)
+    scales = (keys // group) * head_dim + values * (head_dim // math.gcd(group, head_dim))
+    return codes + 4 * scales + (2 * entries - keys - values) * head_dim * dtype_bytes
 
 
 def windows(config: Mapping[str, Any]) -> list[int | None]:

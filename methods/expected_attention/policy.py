@@ -10,6 +10,7 @@ import torch
 from methods.kv.budget import budget_of, known
 from methods.kv.evicting import Evicting
 from methods.kv.observe import Attended, Observer, queries_of
+from methods.kv.packing import NAMES, holder_of
 from methods.kv.rotary import Rotary
 from methods.kv.storage.base import Layout, PromptLayer
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ class ExpectedAttention:
 
 def build(params: Mapping[str, Any]) -> Evicting:
     """Build the policy. Raises ValueError for parameters that do not fit together."""
-    given = known("expected-attention", params, {"keep", "tokens", "future", "sinks", "covariance", "values", "epsilon"})
+    given = known("expected-attention", params, {"keep", "tokens", "future", "sinks", "covariance", "values", "epsilon", *NAMES})
     scorer = ExpectedAttention(
         future=given.get("future", 512),
         sinks=given.get("sinks", 4),
@@ -122,4 +123,4 @@ def build(params: Mapping[str, Any]) -> Evicting:
             "expected-attention: future is at least 1, sinks and epsilon at least 0, "
             f"not {scorer.future}, {scorer.sinks} and {scorer.epsilon}"
         )
-    return Evicting(scorer=scorer, budget=budget_of("expected-attention", given))
+    return Evicting(scorer=scorer, budget=budget_of("expected-attention", given), holder=holder_of("expected-attention", given))

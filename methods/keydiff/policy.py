@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from methods.kv.budget import budget_of, known
 from methods.kv.evicting import Evicting
 from methods.kv.observe import Observer
+from methods.kv.packing import NAMES, holder_of
 from methods.kv.storage.base import Layout, PromptLayer
 from torch import Tensor
 
@@ -29,5 +30,5 @@ class KeyDiff:
 
 def build(params: Mapping[str, Any]) -> Evicting:
     """Build the policy. Raises ValueError for parameters that do not fit together."""
-    given = known("keydiff", params, {"keep", "tokens"})
-    return Evicting(scorer=KeyDiff(), budget=budget_of("keydiff", given))
+    given = known("keydiff", params, {"keep", "tokens", *NAMES})
+    return Evicting(scorer=KeyDiff(), budget=budget_of("keydiff", given), holder=holder_of("keydiff", given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +16,21 @@ def estimate(config: Mapping[str, Any], tokens: int, params: Mapping[str, Any], 
     average = min(tokens, max(1, wanted))
     sliding = [window for window in windows(config) if window is not None]
     layers: int = config["num_hidden_layers"] - len(sliding)
-    entries = sum(min(window - 1, tokens) for window in sliding) + sum(
-        shared(average, tokens, layer, layers, params.get("window", 8), params.get("beta", 20.0)) for layer in range(layers)
-    )
-    return entries * 2 * kv_heads * head_dim * dtype_bytes
+    native = 2 * kv_heads * head_dim * dtype_bytes
+    held = sum(min(window - 1, tokens) for window in sliding) * native
+    for layer in range(layers):
+        kept = shared(average, tokens, layer, layers, params.get("window", 8), params.get("beta", 20.0))
+        held += kv_heads * packed_bytes(kept, head_dim, params, dtype_bytes) if params.get("bits") else kept * native
+    return held
+
+
+def packed_bytes(entries: int, head_dim: int, params: Mapping[str, Any], dtype_bytes: int) -> int:
+    """Return the bytes of keys and values of one KV head, packed: codes, float16 scales and minima, and the residuals."""
+    bits, group, residual = params["bits"], params.get("group") or 32, params.get("residual") or 128
+    keys, values = entries - entries % residual, max(0, entries - residual)
+    codes = (keys + values) * (head_dim * bits // 8)
+    scales = (keys // group) * head_dim + values * (head_dim // math.gcd(group, head_dim))
+    return codes + 4 * scales + (2 * entries - keys - values) * head_dim * dtype_bytes
 
 
 def shared(average: int, tokens: int, layer: int, layers: int, window: int, beta: float) -> int:

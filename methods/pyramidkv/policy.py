@@ -8,6 +8,7 @@ from typing import Any
 
 from methods.kv.budget import budget_of, known
 from methods.kv.evicting import Entries, Evicting
+from methods.kv.packing import NAMES, holder_of
 from methods.kv.votes import votes_of
 
 
@@ -34,9 +35,9 @@ class Pyramid:
 
 def build(params: Mapping[str, Any]) -> Evicting:
     """Build the policy: SnapKV's votes, a pyramid of budgets. Raises ValueError for what does not fit."""
-    given = known("pyramidkv", params, {"keep", "tokens", "window", "kernel", "pooling", "beta"})
+    given = known("pyramidkv", params, {"keep", "tokens", "window", "kernel", "pooling", "beta", *NAMES})
     window, beta = given.get("window", 8), given.get("beta", 20.0)
     if beta < 1:
         raise ValueError(f"pyramidkv: beta is at least 1, not {beta}")
     scorer = votes_of("pyramidkv", window, given.get("kernel", 7), given.get("pooling", "max"))
-    return Evicting(scorer=scorer, budget=budget_of("pyramidkv", given), share=Pyramid(window, beta))
+    return Evicting(scorer=scorer, budget=budget_of("pyramidkv", given), holder=holder_of("pyramidkv", given), share=Pyramid(window, beta))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from inside.support import MODERN, folder, model, modern, prompt, tokens
+from inside.support import MODERN, Recorder, estimate_of, folder, model, modern, prompt, tokens
 
 if MODERN:
     from methods.expected_attention.policy import Distribution
@@ -113,6 +113,19 @@ class Budgets(unittest.TestCase):
                 steps = [one - other for one, other in zip(shares, shares[1:])]
                 self.assertLessEqual(max(steps, default=0) - min(steps, default=0), 1)
         self.assertEqual(Pyramid(8, 20.0)(pyramidkv({"tokens": 208}).budget, 9999, 31, 32), 8 + 10)
+
+    def test_packed_layers_of_different_lengths_hold_what_is_estimated(self) -> None:
+        family = CacheFamily()
+        family.load(model(folder("llama", self)))
+        params = {"tokens": 12, "window": 3, "beta": 4.0, "bits": 2, "group": 4, "residual": 8}
+        bound = family.bind("pyramidkv", "methods.pyramidkv.policy:build", params)
+        for length in (1, 12, 40):
+            recorder = Recorder()
+            bound.generate([prompt(tokens(length), max_new_tokens=3)], recorder.hooks())
+            holding = recorder.holdings["a"]
+            self.assertEqual(estimate_of("pyramidkv")(family.describe()["config"], length, params, 4), holding.analytic)
+            self.assertEqual(recorder.measured["a"], holding.analytic)
+            self.assertEqual(holding.held, min(12, length))
 
     def test_only_evicted_layers_count(self) -> None:
         family = CacheFamily()
