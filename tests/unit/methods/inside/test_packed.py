@@ -90,15 +90,15 @@ def attend(keys: list, values: list, queries: list, cap: float | None) -> list:
     return outs
 
 
-def layout_of(*lengths: int, fixed: bool = False) -> Layout:
+def layout_of(*lengths: int, fixed: bool = False, dtype: torch.dtype = torch.float32) -> Layout:
     shape = CacheShape(kv_heads=KV_HEADS, head_dim=SIZE, windows=(None,))
-    return Layout(shape, lengths, torch.float32, torch.device("cpu"), "eager-blocked", None, fixed=fixed)
+    return Layout(shape, lengths, dtype, torch.device("cpu"), "eager-blocked", None, fixed=fixed)
 
 
 def filled(holder: object, rows: list, fixed: bool) -> object:
     """Make a storage of prompts, each ``(keys, values)``."""
     lengths = [keys.shape[2] for keys, _ in rows]
-    storage = holder(layout_of(*lengths, fixed=fixed), lengths)
+    storage = holder(layout_of(*lengths, fixed=fixed, dtype=rows[0][0].dtype), lengths)
     for row, (keys, values) in enumerate(rows):
         storage.fill(row, PromptLayer(0, keys, values, keys.shape[2]))
         storage.end()
@@ -211,6 +211,24 @@ class Storing(unittest.TestCase):
                     for kind, items in whole.parts().items():
                         for one, other in zip(items, storage.parts()[kind]):
                             self.assertTrue(torch.equal(one, other), kind)
+
+    def test_half_precision_is_held_as_such(self) -> None:
+        rows = [draw(length) for length in (21, 6)]
+        for dtype, tolerance in ((torch.float16, 5e-3), (torch.bfloat16, 4e-2)):
+            for holder in (kivi(8, 4, 8), per_token(8, 4)):
+                for fixed in (False, True):
+                    exact, half = (filled(holder, [(k.to(to), v.to(to)) for k, v in rows], fixed) for to in (torch.float32, dtype))
+                    self.assertEqual(sum(x.nbytes for items in half.parts().values() for x in items), half.analytic())
+                    self.assertEqual({x.dtype for x in half.parts()["dense"]}, {dtype})
+                    for storage in (exact, half):
+                        storage.reserve(10)
+                    for _ in range(10):
+                        key, value = (torch.randn(2, KV_HEADS, 1, SIZE) for _ in range(2))
+                        query = torch.randn(2, HEADS, 1, SIZE)
+                        wanted = exact.append(key, value).attend(query, 0.5, None)
+                        got = half.append(key.to(dtype), value.to(dtype)).attend(query.to(dtype), 0.5, None)
+                        self.assertEqual(got.dtype, dtype)
+                        torch.testing.assert_close(got.float(), wanted, atol=tolerance, rtol=tolerance)
 
     def test_wrong_numbers_of_entries_are_refused(self) -> None:
         storage = kivi(2, 4, 8)(layout_of(10), (10,))
