@@ -72,12 +72,14 @@ class InfLLM:
         return ()
 
     def storages(self, layout: Layout) -> list[Storage]:
-        """Make a storage of blocks a full-attention layer. Raises ValueError where layers rotate differently.
+        """Make a storage of blocks a full-attention layer; a layer with a sliding window keeps to it.
 
-        A layer with a sliding window keeps to it.
+        Raises ValueError where layers rotate differently, and for ``offload`` where host memory is the device's.
         """
         if layout.rotary is None:
             raise ValueError("infllm rotates keys itself and knows one set of frequencies; this model's layers have several")
+        if self.offload and layout.device.type == "cpu":
+            raise ValueError("infllm: offload moves blocks from a GPU to host memory, and this model runs on the CPU; set offload to false")
         spec = self.spec(layout.contexts[0])
         rotary = copy.copy(layout.rotary)  # positions inside the window; those of sliding layers are the prompt's
         return [

@@ -73,8 +73,8 @@ class DeviceBlocks:
 class HostBlocks:
     """Blocks in host memory, page-locked where the device is a GPU; chosen ones are copied on a stream beside the one that computes.
 
-    The choice is read back to know what to copy: a step that fetches from here cannot be captured as a CUDA graph. On a machine
-    without GPU both memories are one; the blocks count as host memory all the same.
+    The choice is read back to know what to copy: a step that fetches from here cannot be captured as a CUDA graph. Without a GPU both
+    memories are one: everything works, and nothing is gained.
     """
 
     host = True

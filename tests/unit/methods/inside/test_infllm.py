@@ -28,6 +28,14 @@ def load(case: unittest.TestCase, name: str) -> CacheFamily:
     return family
 
 
+def hosted(storages: list, offload: bool) -> None:
+    """Let storages keep blocks as they do beside a GPU: the policy refuses to on the CPU."""
+    for storage in storages:
+        if isinstance(storage, BlockStorage):
+            storage._spec = replace(storage._spec, offload=offload)
+            storage.begin(0)
+
+
 class Memory:
     """One layer's lists: which tokens are in no block, what each token got of attention, which blocks there are."""
 
@@ -121,7 +129,8 @@ class Blocks(unittest.TestCase):
                 for offload in (False, True):
                     with self.subTest(model=name, length=length, changes=changes, offload=offload), torch.inference_mode():
                         layout = self.layout(family, length)
-                        decoder = CacheDecoder(Rooms(network, replace(policy, offload=offload), layout, lambda *_: None))
+                        decoder = CacheDecoder(Rooms(network, policy, layout, lambda *_: None))
+                        hosted(decoder._storages, offload)
                         got = [decoder.prefill(0, ids)]
                         decoder.reserve(9)
                         got += [decoder.step(torch.tensor([value])) for value in extra]
@@ -132,12 +141,13 @@ class Blocks(unittest.TestCase):
         loaded = family._loaded
         return Layout(loaded.shape, (length,), torch.float32, torch.device("cpu"), loaded.kernel, _rotary(loaded.network))
 
-    def read(self, length: int, **changes: object) -> BlockStorage:
+    def read(self, length: int, offload: bool = False, **changes: object) -> BlockStorage:
         """Read a prompt whose values carry their places and whose keys are random, in chunks of 7."""
         shape = type("Shape", (), {"kv_heads": 2, "head_dim": 8, "token_elements": 32, "windows": (None,)})()
         rotary = type(_rotary(load(self, "llama")._loaded.network))(torch.tensor([1.0, 0.3, 0.1, 0.03]))
         layout = Layout(shape, (length,), torch.float32, torch.device("cpu"), "eager-blocked", rotary)
         (storage,) = build({**TINY, **changes}).storages(layout)
+        hosted([storage], offload)
         torch.manual_seed(0)
         storage.begin(0)
         for first in range(0, length, 7):
@@ -175,19 +185,29 @@ class Blocks(unittest.TestCase):
 
     def test_offload_changes_where_and_not_what(self) -> None:
         family = load(self, "gemma2")
-        texts, bytes_ = [], []
+        logits, holdings = [], []
         for offload in (False, True):
-            recorder = Recorder()
-            bound = family.bind("infllm", POLICY, {**TINY, "offload": offload})
-            texts.append(bound.generate([prompt(tokens(40), max_new_tokens=12)], recorder.hooks())[0].text)
-            holding = recorder.holdings["a"]
-            self.assertEqual(recorder.measured["a"] - (holding.host or 0), holding.analytic)
-            self.assertEqual(estimate_of("infllm")(family.describe()["config"], 40, {**TINY, "offload": offload}, 4), holding.analytic)
-            bytes_.append((holding.analytic, holding.host))
-        self.assertEqual(*texts)
+            with torch.inference_mode():
+                layout = self.layout(family, 40)
+                decoder = CacheDecoder(Rooms(family._loaded.network, build(TINY), layout, lambda *_: None))
+                hosted(decoder._storages, offload)
+                decoder.prefill(0, tokens(40))
+                holdings.append(decoder.holding(0))
+                bytes_ = sum(x.nbytes for items in holdings[-1].parts.values() for x in items)
+                self.assertEqual(bytes_, holdings[-1].analytic)
+                expected = estimate_of("infllm")(family.describe()["config"], 40, {**TINY, "offload": offload}, 4)
+                self.assertEqual(expected, holdings[-1].analytic)
+                decoder.reserve(12)
+                logits.append(torch.stack([decoder.step(torch.tensor([value])) for value in tokens(12, seed=2)]))
+        self.assertTrue(torch.equal(*logits))
         full = sum(window is None for window in family._loaded.shape.windows)
         moved = full * 8 * 4 * family._loaded.shape.token_elements * 4  # eight blocks a layer
-        self.assertEqual(bytes_, [(bytes_[1][0] + moved, None), (bytes_[1][0], moved)])
+        self.assertEqual((holdings[0].host, holdings[1].host), (None, moved))
+        self.assertEqual(holdings[0].analytic - holdings[1].analytic, moved)
+
+    def test_offload_is_refused_where_there_is_nothing_to_move_from(self) -> None:
+        with self.assertRaisesRegex(ValueError, "set offload to false"):
+            load(self, "llama").bind("infllm", POLICY, {**TINY, "offload": True}).generate([prompt(tokens(9))], Recorder().hooks())
 
     def test_a_question_after_the_context_does_not_choose_for_it(self) -> None:
         """The slice ends where the context does, else the mean query of its last tokens would know the question."""
