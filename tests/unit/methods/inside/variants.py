@@ -43,9 +43,20 @@ VARIANTS = (
     Variant("streaming_llm", {"tokens": 64}, exact=True, batch=False, forks=False, models=ONE_ROTATION),
     Variant("streaming_llm", {"variant": "published", "tokens": 10, "sinks": 4}, batch=False, forks=False, models=("llama", "gemma2")),
     Variant("streaming_llm", {"variant": "pruned", "keep": 0.5}, models=("llama", "mistral")),
-    Variant("infllm", {"sinks": 2, "local": 5, "blocks": 2, "block": 4, "representatives": 2, "chunk": 6}, batch=False, forks=False, models=ONE_ROTATION),
-    Variant("infllm", {"variant": "bench2024", "sinks": 2, "local": 7, "blocks": 2, "block": 4, "representatives": 2, "chunk": 6},
-            batch=False, forks=False, models=("llama", "gemma2")),  # fmt: skip
+    Variant(
+        "infllm",
+        {"sinks": 2, "local": 5, "blocks": 2, "block": 4, "representatives": 2, "chunk": 6},
+        batch=False,
+        forks=False,
+        models=ONE_ROTATION,
+    ),
+    Variant(
+        "infllm",
+        {"variant": "bench2024", "sinks": 2, "local": 7, "blocks": 2, "block": 4, "representatives": 2, "chunk": 6},
+        batch=False,
+        forks=False,
+        models=("llama", "gemma2"),
+    ),  # fmt: skip
     Variant("infllm", {"local": 64}, exact=True, batch=False, forks=False, models=("llama", "qwen3")),
     Variant("knorm", {"keep": 0.5}),
     Variant("knorm", {"tokens": 7}),
