@@ -56,7 +56,7 @@ VARIANTS = (
         batch=False,
         forks=False,
         models=("llama", "gemma2"),
-    ),  # fmt: skip
+    ),
     Variant("infllm", {"local": 64}, exact=True, batch=False, forks=False, models=("llama", "qwen3")),
     Variant("knorm", {"keep": 0.5}),
     Variant("knorm", {"tokens": 7}),
