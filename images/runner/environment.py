@@ -29,15 +29,16 @@ GPU_FIELDS = {
 """What nvidia-smi is asked, and what the answer is called here."""
 
 
-def environment(attention: str | None, gpus: Sequence[Mapping[str, Any]], threads: int | None) -> dict[str, Any]:
-    """Return the document. ``attention`` is null until the family has loaded and said which kernel it uses."""
+def environment(told: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]], threads: int | None) -> dict[str, Any]:
+    """Return the document. ``told`` is what the family says of its kernels, nothing until it has loaded."""
     torch = sys.modules.get("torch")
     return {
         "schema_version": 1,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions(),
-        "attention": attention,
+        "attention": told.get("attention"),
+        "kernels": dict(told.get("kernels") or {}),
         "threads": int(torch.get_num_threads()) if torch is not None else threads,
         "cpu": cpu(),
         "gpus": [dict(gpu) for gpu in gpus],

@@ -138,7 +138,7 @@ class Family(Protocol):
         """Load tokenizer and weights once. ``weights == 'random'`` draws them by ``model.seed``, ready for use."""
 
     def describe(self) -> Mapping[str, Any]:
-        """Return ``{attention: kernel in use, weights: bytes, config: {...}}`` after load."""
+        """Return ``{attention: kernel in use, kernels: {what else: kernel}, weights: bytes, config: {...}}`` after load."""
 
     def bind(self, method: str, policy: str | None, params: Mapping[str, Any]) -> Bound:
         """Return a variant. ``policy`` is 'module:attribute' from method.yaml."""

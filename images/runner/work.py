@@ -50,7 +50,7 @@ def _load_tokenizer(attempt: Attempt) -> Any:
     devices.threads(job.device.get("threads"))
     tokenizer = tokenizers.load(job.inside(job.model["path"]), bool(job.model.get("trust_remote_code")), job.model.get("template"))
     _loaded(attempt, started)
-    _environment(attempt, None, [])
+    _environment(attempt, {}, [])
     return tokenizer
 
 
@@ -102,7 +102,7 @@ def _load_family(attempt: Attempt) -> Family:
             warning = environments.assert_gpus(job.device.get("gpus", ()), gpus)
             if warning:
                 attempt.events.warn(warning)
-        _environment(attempt, None, gpus)
+        _environment(attempt, {}, gpus)
         module, _, name = str(job.data["entry"]).partition(":")
         family: Family = getattr(importlib.import_module(module), name)()
         devices.seed(job.seed)
@@ -119,7 +119,7 @@ def _load_family(attempt: Attempt) -> Family:
     gc.collect()
     gc.freeze()  # collections between samples then pass over the packages and the model
     _loaded(attempt, started)
-    _environment(attempt, told.get("attention"), environments.gpus() if cuda else gpus)
+    _environment(attempt, told, environments.gpus() if cuda else gpus)
     return family
 
 
@@ -167,6 +167,6 @@ def _loaded(attempt: Attempt, started: float) -> None:
     attempt.events.send("loaded", seconds=time.monotonic() - started, weights=attempt.weights)
 
 
-def _environment(attempt: Attempt, attention: str | None, gpus: list[dict[str, Any]]) -> None:
-    document = environments.environment(attention, gpus, attempt.job.device.get("threads"))
+def _environment(attempt: Attempt, told: Mapping[str, Any], gpus: list[dict[str, Any]]) -> None:
+    document = environments.environment(told, gpus, attempt.job.device.get("threads"))
     replace(attempt.out / "environment.json", document)

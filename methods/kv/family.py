@@ -51,7 +51,12 @@ class CacheFamily:
         kernel = attention.choose(model.attention, torch.device(model.device), getattr(torch, model.dtype), shape.head_dim, softcap)
         facts = {
             "attention": kernel,
-            "column_sums": columns.choose(torch.device(model.device).type),
+            "kernels": {
+                # What a decode step of fixed shape attends with; elsewhere it is the kernel of the prompt.
+                "decode": "torch-matmul" if torch.device(model.device).type == "cuda" else kernel,
+                "column_sums": columns.choose(torch.device(model.device).type),
+                "packed": "torch-blocked",
+            },
             "weights": weights.weight_bytes(network),
             "config": json.loads(config.to_json_string(use_diff=False)),
         }

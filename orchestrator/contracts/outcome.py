@@ -77,6 +77,7 @@ class Environment(Document):
     platform: str
     versions: dict[str, str]
     attention: str | None = Field(description="the attention kernel in use")
+    kernels: dict[str, str] = Field(default_factory=dict, description="other kernels in use, by what they compute")
     threads: int | None = None
     cpu: str | None = None
     gpus: tuple[dict[str, Any], ...] = ()
