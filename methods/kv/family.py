@@ -11,7 +11,7 @@ from typing import Any, Callable
 import torch
 from runner.protocol import Answer, Bound, Hooks, Model, Prompt
 
-from . import attention, columns, seam, text, weights
+from . import attention, columns, seam, text, varlen, weights
 from .decoder import CacheDecoder, Rooms
 from .limits import refuse_too_long
 from .loop import Decode, greedy
@@ -56,6 +56,7 @@ class CacheFamily:
                 "decode": "torch-matmul" if torch.device(model.device).type == "cuda" else kernel,
                 "column_sums": columns.choose(torch.device(model.device).type),
                 "packed": "torch-blocked",
+                "ragged": varlen.choose(torch.device(model.device).type, kernel),
             },
             "weights": weights.weight_bytes(network),
             "config": json.loads(config.to_json_string(use_diff=False)),

@@ -19,6 +19,11 @@ BLOCK = 64
 """Entries of a block: the most that a segment is padded by, and what one small matrix product attends to."""
 
 
+def choose(device: str, kernel: str) -> str:
+    """Name what a decode step attends to ragged entries with: on CUDA all blocks at once, elsewhere ``kernel`` segment by segment."""
+    return "torch-blocks-by-segment" if device == "cuda" else kernel
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Which blocks make up each segment. Constant while decoding."""
