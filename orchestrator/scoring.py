@@ -8,7 +8,7 @@ import statistics
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -189,7 +189,7 @@ def _result(
             error=finish["error"],
         ),
         partial=scored < totals.requests, scores=scores, by_axis=_by_axis(headline, totals, seed), kv=_bytes(totals),
-        speed=Speed(buckets=buckets(run.cell(cell.cell) / "timing.jsonl")),
+        speed=Speed(buckets=buckets(run.cell(cell.cell) / "timing.jsonl", _requests(run, cell))),
         weights=next((source.weights for source in reversed(state.sources) if source.weights is not None), None),
         isolation=_isolation(state.sources), engine=next((source.engine for source in reversed(state.sources)), None),
         environment_seen=next(
@@ -240,12 +240,17 @@ def _ratio(totals: _Totals, key: str) -> float | None:
     return full / held if full and held else None
 
 
-def buckets(path: Path) -> tuple[BucketTime, ...]:
-    """Return medians of the timing pass by length bucket."""
+def _requests(run: RunFolder, cell: PlannedCell) -> set[str]:
+    return {request.id for request in order(run.ids(ids_name(cell.model, cell.task, plain(cell.prompting))))}
+
+
+def buckets(path: Path, asked: Collection[str]) -> tuple[BucketTime, ...]:
+    """Return medians of the timing pass by length bucket, over requests that the task has: a sibling's other lengths are not of it."""
     rows: dict[int, list[Timing]] = defaultdict(list)
     if path.exists():
         for timing in read_lines(path, Timing):
-            rows[timing.bucket].append(timing)
+            if timing.id in asked:
+                rows[timing.bucket].append(timing)
     return tuple(_bucket(tokens, timings) for tokens, timings in sorted(rows.items()))
 
 

@@ -207,10 +207,16 @@ def test_times_are_medians_by_bucket(tmp_path: Path) -> None:
     rows.append(timing("e", 64, generated=1, time={"prefill_s": None, "decode_s": None}))
     path = tmp_path / "timing.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    short, long = scoring.buckets(path)
+    short, long = scoring.buckets(path, "abcde")
     assert (short.tokens, short.n, short.prefill_s, short.decode_tokens_per_s, short.peak) == (16, 3, 0.5, 2.0, 50)
     assert (long.tokens, long.n, long.prefill_s, long.decode_tokens_per_s, long.peak) == (64, 2, 0.5, 1.0, 50)
-    assert scoring.buckets(tmp_path / "none") == ()
+    assert scoring.buckets(tmp_path / "none", "abcde") == ()
+
+
+def test_times_of_requests_that_a_sibling_run_had_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "timing.jsonl"
+    path.write_text("".join(json.dumps(timing(name, 16, seconds)) + "\n" for name, seconds in (("a", 1.0), ("b", 9.0))))
+    assert [bucket.n for bucket in scoring.buckets(path, {"a"})] == [1]
 
 
 def test_mixed_prompts_are_refused_with_both_cells_named(bench: Bench) -> None:
