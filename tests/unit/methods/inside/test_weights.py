@@ -63,9 +63,9 @@ class Shapes(unittest.TestCase):
         config = transformers.MistralConfig(
             num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, sliding_window=7
         )
-        self.assertEqual(shape_of(config), CacheShape(2, 8, (7, 7)))
+        self.assertEqual(shape_of(config), CacheShape(2, 8, (7, 7), "mistral", 4))
         config = transformers.Qwen2Config(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, hidden_size=32)
-        self.assertEqual(shape_of(config), CacheShape(4, 8, (None, None)))
+        self.assertEqual(shape_of(config), CacheShape(4, 8, (None, None), "qwen2", 4))
 
     @modern
     def test_layers_without_keys(self) -> None:
