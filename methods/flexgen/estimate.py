@@ -1,4 +1,4 @@
-"""Bytes that FlexGen's cache holds when the prompt is complete, before anything runs. Standard library only."""
+"""Bytes that FlexGen's cache holds when the prompt is complete, before anything runs. Runs on the host: no torch here."""
 
 from __future__ import annotations
 
@@ -6,30 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from longctx.methods.kv.estimate import native
+
 
 def estimate(config: Mapping[str, Any], tokens: int, params: Mapping[str, Any], dtype_bytes: int) -> int:
     """Return the KV bytes of one request of ``tokens`` prompt tokens on the model of ``config`` (its config.json)."""
-    heads: int = config["num_attention_heads"]
-    kv_heads: int = config.get("num_key_value_heads") or heads
-    head_dim: int = config.get("head_dim") or config["hidden_size"] // heads
+    cache = native(config, tokens, dtype_bytes)
     bits, group = params.get("bits") or 4, params.get("group") or 64
-    native = 2 * kv_heads * head_dim * dtype_bytes
-    packed = 2 * kv_heads * (head_dim * bits // 8 + 4 * (head_dim // math.gcd(group, head_dim)))
-    entry = native if params.get("simulated") else packed
-    return sum(tokens * entry if window is None else min(window - 1, tokens) * native for window in windows(config))
-
-
-def windows(config: Mapping[str, Any]) -> list[int | None]:
-    """Return each layer's own sliding window, None for full attention. Older files leave to the model's code which layers slide."""
-    layers: int = config["num_hidden_layers"]
-    window: int | None = config.get("sliding_window")
-    kind = config.get("model_type")
-    types: list[str] | None = config.get("layer_types")
-    if window is None or (kind in ("qwen2", "qwen3") and not config.get("use_sliding_window")):
-        return [None] * layers
-    if types is not None:
-        return [window if name == "sliding_attention" else None for name in types]
-    if kind == "gemma2":
-        return [None if layer % 2 else window for layer in range(layers)]
-    first = config.get("max_window_layers", 0) if kind in ("qwen2", "qwen3") else 0
-    return [window if layer >= first else None for layer in range(layers)]
+    packed = 2 * cache.kv_heads * (cache.head_dim * bits // 8 + 4 * (cache.head_dim // math.gcd(group, cache.head_dim)))
+    return cache.total(tokens * (cache.entry if params.get("simulated") else packed))

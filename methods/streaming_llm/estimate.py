@@ -1,39 +1,21 @@
-"""Bytes that StreamingLLM holds when the prompt is complete, before anything runs. Standard library only."""
+"""Bytes that StreamingLLM holds when the prompt is complete, before anything runs. Runs on the host: no torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from longctx.methods.kv.estimate import budget, native
+
 
 def estimate(config: Mapping[str, Any], tokens: int, params: Mapping[str, Any], dtype_bytes: int) -> int:
     """Return the KV bytes of one request of ``tokens`` prompt tokens on the model of ``config`` (its config.json)."""
-    heads: int = config["num_attention_heads"]
-    kv_heads: int = config.get("num_key_value_heads") or heads
-    head_dim: int = config.get("head_dim") or config["hidden_size"] // heads
-    counted = tokens if params.get("cap") is None else min(tokens, params["cap"])
-    budget = max(1, params["tokens"] if params.get("tokens") is not None else int((params.get("keep") or 0) * counted))
+    cache = native(config, tokens, dtype_bytes)
+    total = budget(params, tokens)
     share, number = params.get("sinks_share"), params.get("sinks")
-    sinks = int(share * budget) if share is not None else (4 if number is None else number)
-    local = budget - min(sinks, budget - 1)
+    sinks = int(share * total) if share is not None else (4 if number is None else number)
+    local = total - min(sinks, total - 1)
     if params.get("variant") == "pruned":
         local = 0  # a layer's own window stays as it is, however large
-    held = min(budget, tokens)
-    entries = sum(held if window is None or 0 < local < window else min(window - 1, tokens) for window in windows(config))
-    return entries * 2 * kv_heads * head_dim * dtype_bytes
-
-
-def windows(config: Mapping[str, Any]) -> list[int | None]:
-    """Return each layer's own sliding window, None for full attention. Older files leave to the model's code which layers slide."""
-    layers: int = config["num_hidden_layers"]
-    window: int | None = config.get("sliding_window")
-    kind = config.get("model_type")
-    types: list[str] | None = config.get("layer_types")
-    if window is None or (kind in ("qwen2", "qwen3") and not config.get("use_sliding_window")):
-        return [None] * layers
-    if types is not None:
-        return [window if name == "sliding_attention" else None for name in types]
-    if kind == "gemma2":
-        return [None if layer % 2 else window for layer in range(layers)]
-    first = config.get("max_window_layers", 0) if kind in ("qwen2", "qwen3") else 0
-    return [window if layer >= first else None for layer in range(layers)]
+    kept = min(total, tokens)
+    return cache.entry * sum(kept if window is None or 0 < local < window else min(window - 1, tokens) for window in cache.windows)

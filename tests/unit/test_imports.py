@@ -151,17 +151,18 @@ def test_methods_import_their_library_the_protocol_and_themselves() -> None:
     for each in found("methods"):
         own = each.file.relative_to(ROOT / "methods").parts[0]
         allowed = ("methods.kv", f"methods.{own}", "runner.protocol", "torch", "transformers", *(("triton",) if own == "kv" else ()))
-        if each.top not in STANDARD and not starts(each.module, *allowed):
+        if each.file.stem != "estimate" and each.top not in STANDARD and not starts(each.module, *allowed):
             wrong.append(each)
     assert sources("methods")
     assert not wrong, told(wrong)
 
 
 def test_estimates_are_the_standard_library() -> None:
-    """They run on the host, in the plan."""
+    """They run on the host, in the plan; what they have in common lies in one file that is such itself."""
     files = [path for path in sources("methods") if path.stem == "estimate"]
     assert files
-    wrong = [each for path in files for each in imports(path, ("methods", path.parent.name)) if each.top not in STANDARD]
+    found = [each for path in files for each in imports(path, ("methods", path.parent.name))]
+    wrong = [each for each in found if each.top not in STANDARD and not starts(each.module, "longctx.methods.kv.estimate")]
     assert not wrong, told(wrong)
 
 

@@ -21,7 +21,7 @@ def interpreter(request: pytest.FixtureRequest, environment_python: Callable[[st
 @pytest.mark.venv
 def test_inside(interpreter: Path) -> None:
     assert len(MODULES) >= 6
-    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "images", HERE))
+    paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "images", ROOT / "src", HERE))
     done = subprocess.run(
         [str(interpreter), "-m", "unittest", *MODULES],
         env={**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
