@@ -1,6 +1,7 @@
-"""Draws a run's passkey results: one panel a method, depth by length, with what it held. Usage: figure.py RUN OUT.svg
+"""Draws a run's passkey results: one panel a method, depth by length, with what it held. Usage: figure.py RUN OUT.svg [LABEL…]
 
-Standard library only; reads summary.json and the cells' scores.jsonl, so the picture shows what was measured and nothing else.
+With labels (as in the table), only these variants, in this order. Standard library only; reads summary.json and the cells'
+scores.jsonl, so the picture shows what was measured and nothing else.
 """
 
 import json
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 CELL, GAP, LEFT, TOP = 46, 3, 64, 84
+IN_A_ROW = 5
+"""Panels side by side."""
 MISSED, HALF, FOUND = (214, 69, 65), (240, 196, 83), (46, 139, 110)
 
 
@@ -30,7 +33,7 @@ def grid(run: Path, result: dict[str, Any]) -> dict[tuple[float, int], list[floa
     return found
 
 
-def panel(left: int, row: dict[str, Any], scores: dict[tuple[float, int], list[float]], first: bool) -> list[str]:
+def panel(left: int, top: int, row: dict[str, Any], scores: dict[tuple[float, int], list[float]], first: bool) -> list[str]:
     """Return one method's panel as SVG elements."""
     depths, words = sorted({place[0] for place in scores}), sorted({place[1] for place in scores})
     result = row["result"]
@@ -45,17 +48,19 @@ def panel(left: int, row: dict[str, Any], scores: dict[tuple[float, int], list[f
             'fill="#555"',
         ),
     ]
-    parts = [f'<text x="{left}" y="{24 + 17 * index}" {style}>{escape(text)}</text>' for index, (text, style) in enumerate(lines)]
+    parts = [f'<text x="{left}" y="{top + 24 + 17 * index}" {style}>{escape(text)}</text>' for index, (text, style) in enumerate(lines)]
     for y, depth in enumerate(depths):
-        middle = TOP + y * (CELL + GAP) + CELL / 2 + 4
+        middle = top + TOP + y * (CELL + GAP) + CELL / 2 + 4
         if first:
             parts.append(f'<text x="{left - 8}" y="{middle}" text-anchor="end" fill="#555">{depth:g}</text>')
         for x, length in enumerate(words):
             share = sum(scores[(depth, length)]) / len(scores[(depth, length)])
             corner = left + x * (CELL + GAP)
-            parts.append(f'<rect x="{corner}" y="{TOP + y * (CELL + GAP)}" width="{CELL}" height="{CELL}" rx="4" fill="{colour(share)}"/>')
+            parts.append(
+                f'<rect x="{corner}" y="{top + TOP + y * (CELL + GAP)}" width="{CELL}" height="{CELL}" rx="4" fill="{colour(share)}"/>'
+            )
             parts.append(f'<text x="{corner + CELL / 2}" y="{middle}" text-anchor="middle" fill="#fff">{share * 100:.0f}</text>')
-    bottom = TOP + len(depths) * (CELL + GAP) + 14
+    bottom = top + TOP + len(depths) * (CELL + GAP) + 14
     parts += [
         f'<text x="{left + x * (CELL + GAP) + CELL / 2}" y="{bottom}" text-anchor="middle" fill="#555">{length}</text>'
         for x, length in enumerate(words)
@@ -67,14 +72,18 @@ def main() -> None:
     """Read the run, write the picture."""
     run, out = Path(sys.argv[1]), Path(sys.argv[2])
     rows = [row for row in json.loads((run / "summary.json").read_text())["rows"] if row["result"]]
-    rows.sort(key=lambda row: (row["result"]["kv"]["ratio"], row["label"], row["environment"]))
-    parts, left, height = [], LEFT, 0
-    for index, row in enumerate(rows):
-        scores = grid(run, row["result"])
-        parts += panel(left, row, scores, index == 0)
-        columns = len({place[1] for place in scores})
-        height = max(height, TOP + len({place[0] for place in scores}) * (CELL + GAP) + 44)
-        left += max(columns * (CELL + GAP), 232) + 18
+    if labels := sys.argv[3:]:
+        rows = sorted((row for row in rows if row["label"] in labels), key=lambda row: labels.index(row["label"]))
+    else:
+        rows.sort(key=lambda row: (row["result"]["kv"]["ratio"], row["label"], row["environment"]))
+    found = [grid(run, row["result"]) for row in rows]
+    depths, words = (len({place[axis] for scores in found for place in scores}) for axis in (0, 1))
+    wide, high = max(words * (CELL + GAP), 232) + 18, TOP + depths * (CELL + GAP) + 30
+    parts = []
+    for index, (row, scores) in enumerate(zip(rows, found, strict=True)):
+        line, column = divmod(index, IN_A_ROW)
+        parts += panel(LEFT + column * wide, line * high, row, scores, column == 0)
+    left, height = LEFT + min(len(rows), IN_A_ROW) * wide, ((len(rows) - 1) // IN_A_ROW + 1) * high + 24
     model = rows[0]["result"]["model"]
     parts.append(
         f'<text x="{LEFT}" y="{height - 10}" fill="#555">Passkey found, in percent. '
