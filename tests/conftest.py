@@ -207,6 +207,25 @@ def environment_python() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def tf5_image() -> None:
+    """Build the image of tf5 for the CPU, or find it. Where it cannot be had the test is skipped, or fails where docker is required."""
+    from longctx.orchestrator.engines.docker.engine import DockerEngine
+    from longctx.orchestrator.environments import load_environment
+    from longctx.orchestrator.errors import EnvironmentFailed
+
+    engine = DockerEngine(_settings())
+    try:
+        with _callers_variables():
+            engine.prepare(load_environment("tf5"), "cpu", print)
+    except EnvironmentFailed as error:
+        if "docker" in required():
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    finally:
+        engine.docker.close()
+
+
+@pytest.fixture(scope="session")
 def real_settings() -> "Settings":
     """Return the settings that ``environment_python`` uses, for tests that start jobs in those environments."""
     return _settings()

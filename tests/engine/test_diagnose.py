@@ -37,14 +37,12 @@ def finished(folder: Path, settings: Settings, engine: str) -> None:
 
 
 @pytest.mark.docker
-def test_doctor_proves_every_line_of_docker_s_isolation_from_inside(tmp_path: Path, real_settings: Settings) -> None:
+def test_doctor_proves_every_line_of_docker_s_isolation_from_inside(tmp_path: Path, real_settings: Settings, tf5_image: None) -> None:
     done = longctx(tmp_path, real_settings, "doctor", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["engines"][0] == "docker"
     checks = {check["name"]: check for check in told["checks"] if check["part"] == "docker"}
-    if checks.get("isolation", {}).get("seen", "").startswith("not tried"):
-        pytest.skip("no image of longctx is here: `longctx images build`")
     lines = [check for name, check in checks.items() if name.startswith("isolation: ")]
     assert len(lines) == 18
     assert {check["state"] for check in lines} == {"ok"}, lines
@@ -78,15 +76,7 @@ def test_one_request_again_gives_the_very_answer_and_changes_no_cell(
 
 
 @pytest.mark.docker
-def test_a_container_that_is_kept_and_a_shell_in_the_same_place(tmp_path: Path, real_settings: Settings) -> None:
-    from longctx.orchestrator.engines.docker.engine import DockerEngine
-    from longctx.orchestrator.environments import load_environment
-
-    engine = DockerEngine(real_settings)
-    here = engine.find(load_environment("tf5"), "cpu") is not None
-    engine.docker.close()
-    if not here:
-        pytest.skip("the image of tf5 is not here: `longctx images build tf5`")
+def test_a_container_that_is_kept_and_a_shell_in_the_same_place(tmp_path: Path, real_settings: Settings, tf5_image: None) -> None:
     finished(tmp_path, real_settings, "docker")
     done = longctx(tmp_path, real_settings, "debug", "probe", "full-kv")
     assert done.returncode == 0 and '"id": "w20-d0.1-r0"' in done.stdout, done.stderr

@@ -21,12 +21,10 @@ import pytest
 from engine.docker_jobs import HOLD, engine_for, job, start, wait
 
 from longctx.orchestrator import devices
-from longctx.orchestrator.doctor import smallest
 from longctx.orchestrator.engines.base import Ended
 from longctx.orchestrator.engines.docker import process as docker_process
 from longctx.orchestrator.engines.docker.engine import DockerEngine
 from longctx.orchestrator.engines.docker.profile import NOBODY
-from longctx.orchestrator.environments import load_environment
 from longctx.orchestrator.errors import EngineUnavailable, EnvironmentFailed, Interrupted
 from longctx.orchestrator.failure import judge
 
@@ -46,13 +44,8 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def engine(place: Path) -> Iterator[DockerEngine]:
+def engine(place: Path, tf5_image: None) -> Iterator[DockerEngine]:
     made = engine_for(place)
-    if smallest(made.docker) is None:
-        reason = "no image of longctx is here: `longctx images build`"
-        if "docker" in os.environ.get("LONGCTX_REQUIRE", ""):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
     yield made
     made.docker.close()
 
@@ -250,9 +243,6 @@ def test_the_code_of_a_real_job_cannot_be_changed(engine: DockerEngine, tmp_path
     from longctx.orchestrator.code import stage
     from longctx.orchestrator.engines.base import Mount
 
-    spec = load_environment("tf5")
-    if engine.find(spec, "cpu") is None:
-        pytest.skip("the image of tf5 is not here: `longctx images build tf5`")
     code = (
         "import pathlib, runner\nplace = pathlib.Path(runner.__file__)\nprint(place)\n"
         "try:\n    place.write_text('raise SystemExit')\nexcept OSError as error:\n    print(error.strerror)\n"

@@ -16,7 +16,7 @@ from typing import Any
 from ...contracts.outcome import Isolation
 from ...errors import EngineUnavailable
 from ..base import Ended, Process
-from ..log import LogPump
+from ..log import LINE_CAP, LogPump
 from .client import START_STEP, Docker
 from .profile import LABEL
 
@@ -33,17 +33,33 @@ class Output:
         self._socket: socket.socket = getattr(connection, "_sock", connection)
         self._socket.settimeout(None)
         self._left = 0
+        self._stream = 0
+        self._pending: dict[int, bytes] = {}
 
     def read1(self, size: int, /) -> bytes:
-        """Return a piece of output; nothing at the end."""
+        """Return whole lines of one stream, as they come; nothing at the end. What the two streams print never mixes within a line."""
+        while (piece := self._piece(size)) is not None:
+            whole, newline, rest = (self._pending.pop(self._stream, b"") + piece).rpartition(b"\n")
+            if len(rest) > LINE_CAP:
+                return whole + newline + rest
+            if rest:
+                self._pending[self._stream] = rest
+            if newline:
+                return whole + newline
+        left = b"".join(rest + b"\n" for rest in self._pending.values())
+        self._pending.clear()
+        return left
+
+    def _piece(self, size: int) -> bytes | None:
+        """Return a piece of the frame at hand, or of the next one; None at the end."""
         while not self._left:  # a frame may be empty, and that is not the end
             header = self._exactly(8)
             if header is None:
-                return b""
-            self._left = int.from_bytes(header[4:], "big")
+                return None
+            self._stream, self._left = header[0], int.from_bytes(header[4:], "big")
         data = self._receive(min(size, self._left))
         self._left -= len(data)
-        return data
+        return data or None
 
     def _exactly(self, count: int) -> bytes | None:
         data = b""

@@ -59,20 +59,29 @@ def test_frames_torn_anywhere(size: int) -> None:
 
 
 def test_an_empty_frame_is_not_the_end() -> None:
-    assert read(frame(b"a") + frame(b"") + frame(b"b", 2)) == b"ab"
+    assert read(frame(b"a") + frame(b"") + frame(b"b", 2)) == b"a\nb\n"
 
 
 @pytest.mark.parametrize("cut", [3, 8, 10])
 def test_a_stream_that_breaks_off_ends(cut: int) -> None:
-    assert read(frame(b"whole") + frame(b"broken")[:cut]) == b"whole" + b"broken"[: max(cut - 8, 0)]
+    assert read(frame(b"whole\n") + frame(b"broken")[:cut]).rstrip(b"\n") == (b"whole\n" + b"broken"[: max(cut - 8, 0)]).rstrip(b"\n")
 
 
-def test_a_read_takes_no_more_than_asked() -> None:
+def test_lines_of_the_two_streams_never_mix() -> None:
+    assert (
+        read(frame(b"out, ") + frame(b"err\n", 2) + frame(b"and more") + frame(b"last", 2) + frame(b"\n")) == b"err\nout, and more\nlast\n"
+    )
+
+
+def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(frame(b"abcdef"))
-        output = Output(ours)
-        assert [output.read1(4), output.read1(4)] == [b"abcd", b"ef"]
+        sender = threading.Thread(target=lambda: [theirs.sendall(frame(b"x" * 2**15)) for _ in range(3)])
+        sender.start()
+        output, found = Output(ours), b""
+        while len(found) <= 2**16:
+            found += output.read1(2**16)
+        sender.join()
 
 
 def test_hanging_up_ends_a_waiting_reader() -> None:
